@@ -1,6 +1,7 @@
 //! Trace context, whatever header it travels in.
 
 use core::fmt;
+use kit::prelude::*;
 
 /// Identifies a trace: 16 bytes, never all zero. Written as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,11 @@ impl TraceId {
     /// `None` for the all-zero id, which every format calls invalid.
     pub fn new(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
+    }
+
+    /// From random bytes; the all-zero draw, which must not be, becomes another id.
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self::new(bytes).unwrap_or(Self([1; 16]))
     }
 
     /// The 16 bytes, most significant first.
@@ -33,6 +39,11 @@ impl SpanId {
     /// `None` for the all-zero id, which every format calls invalid.
     pub fn new(bytes: [u8; 8]) -> Option<Self> {
         (bytes != [0; 8]).then_some(Self(bytes))
+    }
+
+    /// From random bytes; the all-zero draw, which must not be, becomes another id.
+    pub fn from_random(bytes: [u8; 8]) -> Self {
+        Self::new(bytes).unwrap_or(Self([1; 8]))
     }
 
     /// The 8 bytes, most significant first.
@@ -121,6 +132,19 @@ pub enum Invalid {
     Version,
     /// An id that is all zero.
     Zero,
+}
+
+impl Invalid {
+    /// As a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Invalid::Duplicate => "duplicate",
+            Invalid::Length => "length",
+            Invalid::Syntax => "syntax",
+            Invalid::Version => "version",
+            Invalid::Zero => "zero",
+        }
+    }
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";

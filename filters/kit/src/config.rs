@@ -1,0 +1,495 @@
+//! Configuration: strict, and refused with the path and the cure.
+
+use crate::Refusal;
+use crate::prelude::*;
+use alloc::borrow::Cow;
+use core::fmt;
+use serde::{
+    Deserialize,
+    de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor},
+};
+
+/// Reads a plugin's configuration: JSON text, as the proxy hands it over. Nothing at all is an empty object, since a
+/// mesh sends an empty string for a plugin without configuration.
+///
+/// serde_json reads the text into a [`Tree`], and the type is made from that. So a refusal knows its path, an array is
+/// never taken for an object, a key never stands twice, and no refusal repeats a value, which may be a secret. And the
+/// module is smaller: serde_json's own errors can print floating-point numbers, which alone is 20 KB.
+pub fn parse<C: DeserializeOwned>(text: &[u8]) -> Result<C, Refusal> {
+    let text = if text.trim_ascii().is_empty() { b"{}" } else { text };
+    let tree: Tree = serde_json::from_slice(text).map_err(|error| {
+        let what = if error.is_data() { "" } else { "is not JSON: " };
+        Refusal::at("", &format!("{what}{error}"))
+    })?;
+    C::deserialize(&tree)
+}
+
+/// A JSON text, read.
+enum Tree {
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Tree>),
+    Object(Vec<(String, Tree)>),
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Tree;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+            fn visit_unit<E>(self) -> Result<Tree, E> {
+                Ok(Tree::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+                Ok(Tree::Bool(value))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+                Ok(Tree::Unsigned(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+                Ok(Tree::Signed(value))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+                Ok(Tree::Float(value))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+                Ok(Tree::Text(value.into()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    items.push(item);
+                }
+                Ok(Tree::List(items))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+                let mut pairs: Vec<(String, Tree)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, Tree>()? {
+                    if pairs.iter().any(|(earlier, _)| *earlier == key) {
+                        return Err(de::Error::custom(format_args!("`{key}` stands there twice, take one out")));
+                    }
+                    pairs.push((key, value));
+                }
+                Ok(Tree::Object(pairs))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl<'de> Deserializer<'de> for &'de Tree {
+    type Error = Refusal;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match self {
+            Tree::Null => visitor.visit_unit(),
+            Tree::Bool(value) => visitor.visit_bool(*value),
+            Tree::Unsigned(value) => visitor.visit_u64(*value),
+            Tree::Signed(value) => visitor.visit_i64(*value),
+            Tree::Float(value) => visitor.visit_f64(*value),
+            Tree::Text(value) => visitor.visit_str(value),
+            Tree::List(items) => visitor.visit_seq(Items { items: items.iter().enumerate() }),
+            Tree::Object(pairs) => visitor.visit_map(Fields { pairs: pairs.iter(), value: None }),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match self {
+            Tree::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    /// A derived type would take a list for its fields in order; an operator never means that.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        match self {
+            Tree::Object(_) => self.deserialize_any(visitor),
+            _ => Err(de::Error::invalid_type(self.kind(), &"an object")),
+        }
+    }
+
+    /// One of several names; a name with a value, `{"name": …}`, is no form of ours.
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        names: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        match self {
+            Tree::Text(name) => visitor.visit_enum(name.as_str().into_deserializer()),
+            _ => Err(de::Error::invalid_type(self.kind(), &OneOf(names))),
+        }
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        unit unit_struct seq tuple tuple_struct map identifier ignored_any
+    }
+}
+
+impl Tree {
+    fn kind(&self) -> de::Unexpected<'_> {
+        match self {
+            Tree::Null => de::Unexpected::Unit,
+            Tree::Bool(value) => de::Unexpected::Bool(*value),
+            Tree::Unsigned(value) => de::Unexpected::Unsigned(*value),
+            Tree::Signed(value) => de::Unexpected::Signed(*value),
+            Tree::Float(value) => de::Unexpected::Float(*value),
+            Tree::Text(value) => de::Unexpected::Str(value),
+            Tree::List(_) => de::Unexpected::Seq,
+            Tree::Object(_) => de::Unexpected::Map,
+        }
+    }
+}
+
+struct OneOf(&'static [&'static str]);
+
+impl de::Expected for OneOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "one of {}", self.0.join(", "))
+    }
+}
+
+struct Items<'de> {
+    items: core::iter::Enumerate<core::slice::Iter<'de, Tree>>,
+}
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Refusal;
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
+        let Some((index, item)) = self.items.next() else { return Ok(None) };
+        seed.deserialize(item).map(Some).map_err(|refusal| refusal.within(&format!("[{index}]")))
+    }
+}
+
+struct Fields<'de> {
+    pairs: core::slice::Iter<'de, (String, Tree)>,
+    value: Option<(&'de str, &'de Tree)>,
+}
+
+impl<'de> MapAccess<'de> for Fields<'de> {
+    type Error = Refusal;
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
+        let Some((key, value)) = self.pairs.next() else { return Ok(None) };
+        self.value = Some((key, value));
+        seed.deserialize(key.as_str().into_deserializer()).map(Some).map_err(|refusal: Refusal| refusal.within(key))
+    }
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refusal> {
+        let (key, value) = self.value.take().ok_or_else(|| Refusal::at("", "a value without a key"))?;
+        seed.deserialize(value).map_err(|refusal| refusal.within(key))
+    }
+}
+
+/// What serde's types say of a value. None of it repeats the value.
+impl de::Error for Refusal {
+    #[cold]
+    fn custom<T: fmt::Display>(problem: T) -> Self {
+        Refusal::at("", &problem.to_string())
+    }
+    #[cold]
+    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let found = match found {
+            de::Unexpected::Bool(_) => "a truth value",
+            de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) => "a whole number",
+            de::Unexpected::Float(_) => "a number with a fraction",
+            de::Unexpected::Str(_) => "a text",
+            de::Unexpected::Unit => "null",
+            de::Unexpected::Seq => "a list",
+            de::Unexpected::Map => "an object",
+            _ => "something else",
+        };
+        Refusal::at("", &format!("is {found}, give {}", plain(expected)))
+    }
+    #[cold]
+    fn invalid_value(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Refusal::at("", &format!("is out of range, give {}", plain(expected)))
+    }
+    #[cold]
+    fn unknown_field(_: &str, known: &'static [&'static str]) -> Self {
+        Refusal::at("", &format!("is no field, give one of {}", known.join(", ")))
+    }
+    #[cold]
+    fn unknown_variant(_: &str, known: &'static [&'static str]) -> Self {
+        Refusal::at("", &format!("is not known, give one of {}", known.join(", ")))
+    }
+    #[cold]
+    fn missing_field(field: &'static str) -> Self {
+        Refusal::at(field, "is missing")
+    }
+}
+
+/// What serde's own types expect, in an operator's words.
+fn plain(expected: &dyn de::Expected) -> String {
+    let expected = expected.to_string();
+    match expected.as_str() {
+        "u8" | "u16" | "u32" | "u64" => "a whole number".into(),
+        "f64" => "a number".into(),
+        "a sequence" => "a list".into(),
+        "a string" => "a text".into(),
+        _ => expected,
+    }
+}
+
+/// A share from 0 to 1, both included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
+pub struct Ratio(#[cfg_attr(feature = "schema", schemars(range(min = 0.0, max = 1.0)))] f64);
+
+impl Ratio {
+    /// The share, 0.0 to 1.0.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = f64::deserialize(deserializer)?;
+        if (0.0..=1.0).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(de::Error::custom("is out of range, give a number from 0 to 1"))
+        }
+    }
+}
+
+/// A whole number within bounds, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
+    /// `None` out of bounds.
+    pub const fn new(value: u32) -> Option<Self> {
+        if value >= MIN && value <= MAX { Some(Self(value)) } else { None }
+    }
+
+    /// The smallest.
+    pub const LEAST: Self = Self(MIN);
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = u32::deserialize(deserializer)?;
+        Self::new(value)
+            .ok_or_else(|| de::Error::custom(format_args!("is out of range, give a whole number from {MIN} to {MAX}")))
+    }
+}
+
+#[cfg(feature = "schema")]
+impl<const MIN: u32, const MAX: u32> schemars::JsonSchema for Bounded<MIN, MAX> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        format!("Integer{MIN}To{MAX}").into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+    }
+}
+
+/// A span of time, written `"250ms"`, `"1.5s"` is not taken: a whole number and one of `ms`, `s`, `m`, `h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Duration {
+    ms: u64,
+}
+
+impl Duration {
+    /// So many milliseconds.
+    pub const fn from_ms(ms: u64) -> Self {
+        Self { ms }
+    }
+
+    /// In milliseconds.
+    pub const fn ms(self) -> u64 {
+        self.ms
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits)?;
+        let unit = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        Some(Self { ms: number.parse::<u64>().ok()?.checked_mul(unit)? })
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Duration;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as \"250ms\", \"10s\", \"5m\" or \"1h\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                Duration::read(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Duration {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
+    }
+}
+
+/// The name of a header, in lower case. Pseudo headers and `host` are not taken: changing them changes the route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderName(Cow<'static, str>);
+
+impl HeaderName {
+    /// `x-request-id`, which the proxy gives every request unless told not to.
+    pub const REQUEST_ID: Self = Self(Cow::Borrowed("x-request-id"));
+
+    /// The name, in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for HeaderName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?.to_ascii_lowercase();
+        // RFC 9110 5.6.2: token.
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if !name.is_empty() && name.len() <= 64 && name.bytes().all(token) && name != "host" {
+            Ok(Self(name.into()))
+        } else {
+            Err(de::Error::custom(
+                "is no header name, give 1 to 64 letters, digits or `-`, without `:`, and not `host`",
+            ))
+        }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for HeaderName {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "HeaderName".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    #[allow(dead_code)]
+    struct Outer {
+        name: String,
+        inner: Inner,
+        list: Vec<Choice>,
+        more: Vec<Inner>,
+    }
+    impl Default for Outer {
+        fn default() -> Self {
+            Self { name: "none".into(), inner: Inner::default(), list: Vec::new(), more: Vec::new() }
+        }
+    }
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    #[allow(dead_code)]
+    struct Inner {
+        share: Option<Ratio>,
+        count: Option<Bounded<2, 9>>,
+        wait: Option<Duration>,
+        header: Option<HeaderName>,
+    }
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Choice {
+        Up,
+        Down,
+    }
+
+    #[test]
+    fn a_refusal_says_where_and_what_would_be_right() {
+        for (text, path, problem) in [
+            (r#"{"nane": "x"}"#, "nane", "is no field, give one of name, inner, list, more"),
+            (r#"{"name": 5, "list": []}"#, "name", "is a whole number, give a text"),
+            (r#"{"list": ["up", "down", "left"], "name": "x"}"#, "list[2]", "is not known, give one of up, down"),
+            (r#"{"list": ["up", 7]}"#, "list[1]", "is a whole number, give one of up, down"),
+            (r#"{"list": {"up": 7}}"#, "list", "is an object, give a list"),
+            (r#"{"inner": {"share": 1.5}, "name": "x"}"#, "inner.share", "is out of range, give a number from 0 to 1"),
+            (r#"{"inner": {"share": "0.5"}}"#, "inner.share", "is a text, give a number"),
+            (r#"{"inner": {"count": 10}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
+            (r#"{"inner": {"count": -1}}"#, "inner.count", "is out of range, give a whole number"),
+            (r#"{"inner": {"count": 2.5}}"#, "inner.count", "is a number with a fraction, give a whole number"),
+            (r#"{"inner": {"wait": "5 secrets"}}"#, "inner.wait", "is out of range, give a duration such as \"250ms\""),
+            (r#"{"inner": {"wait": 5}}"#, "inner.wait", "is a whole number, give a duration such as"),
+            (r#"{"inner": {"wait": "99999999999999999999h"}}"#, "inner.wait", "is out of range, give a duration"),
+            (r#"{"inner": {"header": ":path"}}"#, "inner.header", "is no header name, give 1 to 64"),
+            (r#"{"more": [{}, {"share": 0.5, "shape": 1}]}"#, "more[1].shape", "is no field, give one of share,"),
+            (r#"{"inner": {}, "inner": {}}"#, "", "`inner` stands there twice, take one out"),
+            (r#"{"inner": [0.5]}"#, "inner", "is a list, give an object"),
+            (r#"{"inner": null}"#, "inner", "is null, give an object"),
+            (r#"[1]"#, "", "is a list, give an object"),
+            (r#"{"name": "x""#, "", "is not JSON: EOF while parsing an object at line 1 column 12"),
+            (r#"{} {}"#, "", "is not JSON: trailing characters"),
+            (r#"name: x"#, "", "is not JSON: expected"),
+            ("\u{fe}", "", "is not JSON"),
+        ] {
+            let refusal = parse::<Outer>(text.as_bytes()).expect_err(text);
+            assert_eq!(refusal.path, path, "{text}: {refusal}");
+            assert!(refusal.problem.starts_with(problem), "{text}: {refusal}");
+            assert!(!refusal.problem.contains("secret"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_an_empty_configuration() {
+        for text in ["", " \n", "{}"] {
+            assert_eq!(parse::<Outer>(text.as_bytes()).unwrap().name, "none");
+        }
+    }
+
+    #[test]
+    fn durations_and_names_are_read() {
+        let inner: Inner = parse(br#"{"wait": "5m", "header": "X-Trace-Id"}"#).unwrap();
+        assert_eq!(inner.wait, Some(Duration::from_ms(300_000)));
+        assert_eq!(inner.header.unwrap().as_str(), "x-trace-id");
+    }
+}

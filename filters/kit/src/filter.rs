@@ -1,0 +1,146 @@
+//! What a filter is.
+
+use crate::prelude::*;
+use crate::{Headers, Host, Metric, Metrics, Reply, Rng};
+
+/// A filter: what the operator said, compiled, and one method per phase of a request.
+///
+/// The value itself is *policy*: made from the configuration, never changed after. What traffic did lives in
+/// [`Filter::State`], which outlives every change of configuration, and in [`Filter::Stream`], one per request. A
+/// request that is under way when the configuration changes ends with the policy that it began with.
+///
+/// Every method has a default that costs nothing, and a phase that is not in [`Filter::PHASES`] is not even exported
+/// from the module, so that the proxy does not enter the VM for it.
+pub trait Filter: Sized + 'static {
+    /// `trace-id`: in logs, in keys of shared data, as the module's name; with `_` for `-`, its key in a composed module.
+    const NAME: &'static str;
+
+    /// The phases whose methods the filter implements.
+    const PHASES: Phases;
+
+    /// What the operator writes. Derive `serde::Deserialize` with `deny_unknown_fields` and defaults.
+    type Config: serde::de::DeserializeOwned;
+
+    /// What traffic did: one per plugin name and VM, kept when the configuration changes, lost when the VM is.
+    type State: Default + 'static;
+
+    /// What is kept of one request, from its first phase to its log.
+    type Stream: Default + 'static;
+
+    /// Compiles the configuration. Pure: the proxy also runs it in a throw-away VM to see whether it is right.
+    fn new(config: Self::Config) -> Result<Self, Refusal>;
+
+    /// Every metric that it counts with: what documentation and the proxy's tag extraction are generated from.
+    fn metrics() -> Vec<&'static Metric> {
+        Vec::new()
+    }
+
+    /// The request's headers are there, and nothing has gone upstream.
+    fn request_headers(&self, _cx: &mut Context<'_, Self>, _headers: &mut Headers<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    /// The response's headers are there, and nothing has gone to the client. Also for local replies, and then perhaps
+    /// with no request phase before it.
+    fn response_headers(&self, _cx: &mut Context<'_, Self>, _headers: &mut Headers<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    /// The request is over; what is set now still reaches the access log. May come with no phase before it (a filter in
+    /// front answered). `request` holds what went upstream; changes to it do nothing any more.
+    fn log(&self, _cx: &mut Context<'_, Self>, _request: &Headers<'_>) {}
+}
+
+/// What a phase method works with.
+pub struct Context<'a, F: Filter> {
+    /// The proxy.
+    pub host: &'a dyn Host,
+    /// The VM's generator.
+    pub rng: &'a mut Rng,
+    /// The VM's series.
+    pub metrics: &'a mut Metrics,
+    /// What traffic did so far.
+    pub state: &'a mut F::State,
+    /// What is kept of this request.
+    pub stream: &'a mut F::Stream,
+}
+
+/// What happens to the request after a phase.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// It goes on.
+    #[default]
+    Continue,
+    /// It ends here with this reply. Filters further on do not see this phase.
+    Reply(Reply),
+}
+
+/// A set of phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phases(u8);
+
+impl Phases {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// [`Filter::request_headers`].
+    pub const REQUEST_HEADERS: Self = Self(1);
+    /// [`Filter::response_headers`].
+    pub const RESPONSE_HEADERS: Self = Self(2);
+    /// [`Filter::log`].
+    pub const LOG: Self = Self(4);
+
+    /// Both together.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in it.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// As a byte, for the mark that [`export!`](crate::export) leaves in the module.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Reads [`Phases::bits`] back.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+}
+
+/// Why a configuration was refused: where, what is wrong, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `sampling.ratio`, `inject[2]`; empty for the whole.
+    pub path: String,
+    /// What is wrong and what would be right, in one line.
+    pub problem: String,
+}
+
+impl Refusal {
+    /// A refusal of the value at `path`.
+    #[cold]
+    #[inline(never)]
+    pub fn at(path: &str, problem: &str) -> Self {
+        Self { path: path.into(), problem: problem.into() }
+    }
+
+    /// The same, seen from the configuration that `field` is a part of.
+    #[must_use]
+    #[cold]
+    #[inline(never)]
+    pub fn within(mut self, field: &str) -> Self {
+        let joint = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path = [field, joint, &self.path].concat();
+        self
+    }
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let path = if self.path.is_empty() { "(top level)" } else { &self.path };
+        write!(f, "at `{path}`: {}", self.problem)
+    }
+}

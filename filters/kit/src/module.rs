@@ -1,0 +1,179 @@
+//! How filters become a module: [`export!`](crate::export) for one, [`compose!`](crate::compose) for several.
+
+/// Makes a crate's filter a module: the one line at the end of its `lib.rs`.
+///
+/// It stands for nothing unless the crate is built for wasm with its feature `module`, so that a module of several
+/// filters can link their crates without their entry points meeting.
+#[macro_export]
+macro_rules! export {
+    ($filter:ty) => {
+        #[cfg(all(feature = "module", target_arch = "wasm32"))]
+        #[allow(unsafe_code, missing_docs, unreachable_pub)]
+        mod module {
+            use super::*;
+            use $crate::{Filter as _, Next, Vm, abi};
+
+            static VM: abi::Single<Vm<$filter>> = abi::Single(Vm::new());
+
+            /// Read by the build: which callbacks to keep.
+            #[used]
+            #[unsafe(link_section = "mesh-filters-phases")]
+            static PHASES: [u8; 1] = [<$filter>::PHASES.bits()];
+
+            fn number(next: Next) -> u32 {
+                match next {
+                    Next::Continue => 0,
+                    Next::Stop => 1,
+                }
+            }
+
+            /// The version of the ABI, in the name.
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_abi_version_0_2_1() {}
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn _initialize() {
+                abi::initialize();
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+                abi::allocate(size)
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
+                VM.0.create_context(&abi::WasmHost, id, parent);
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_configure(id: u32, _size: usize) -> u32 {
+                abi::follow_log_level();
+                u32::from(VM.0.configure(&abi::WasmHost, id))
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_request_headers(id: u32, _pairs: usize, _end_of_stream: u32) -> u32 {
+                number(VM.0.request_headers(&abi::WasmHost, id))
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_response_headers(id: u32, _pairs: usize, _end_of_stream: u32) -> u32 {
+                number(VM.0.response_headers(&abi::WasmHost, id))
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_log(id: u32) {
+                VM.0.log(&abi::WasmHost, id);
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_delete(id: u32) {
+                VM.0.delete_context(id);
+            }
+        }
+    };
+}
+
+/// Makes one filter of several, without touching any of them.
+///
+/// ```ignore
+/// kit::compose! {
+///     /// What it is.
+///     pub mod duo: Duo = "duo" {
+///         trace_id: TraceId,
+///         stamp: Stamp,
+///     }
+/// }
+/// ```
+///
+/// The configuration has a key per filter, `{"trace_id": {…}, "stamp": {…}}`; one that is left out costs nothing, and a
+/// refusal names the filter it comes from. Requests pass the filters in the order given and responses in the reverse,
+/// as in a chain of the proxy; logs in the order given. They share one read of the headers, and each sees what those
+/// before it changed.
+#[macro_export]
+macro_rules! compose {
+    ($(#[$doc:meta])* $vis:vis mod $module:ident: $suite:ident = $title:literal {
+        $($(#[$field_doc:meta])* $name:ident: $filter:ty),+ $(,)?
+    }) => {
+        $(#[$doc])*
+        $vis mod $module {
+            #![allow(missing_docs)]
+            use super::*;
+            use $crate::{Context, Filter, Flow, Headers, Metric, Phases, Refusal};
+
+            pub struct $suite { $($name: Option<$filter>),+ }
+
+            #[derive($crate::serde::Deserialize)]
+            #[serde(crate = "kit::serde", deny_unknown_fields)]
+            pub struct Config { $($(#[$field_doc])* #[serde(default)] pub $name: Option<<$filter as Filter>::Config>),+ }
+
+            #[derive(Default)]
+            pub struct State { $($name: <$filter as Filter>::State),+ }
+
+            #[derive(Default)]
+            pub struct Stream { $($name: <$filter as Filter>::Stream),+ }
+
+            impl Filter for $suite {
+                const NAME: &'static str = $title;
+                const PHASES: Phases = Phases::NONE$(.and(<$filter>::PHASES))+;
+                type Config = Config;
+                type State = State;
+                type Stream = Stream;
+
+                fn new(config: Config) -> Result<Self, Refusal> {
+                    Ok(Self {$(
+                        $name: match config.$name {
+                            Some(config) => {
+                                Some(<$filter>::new(config).map_err(|refusal| refusal.within(stringify!($name)))?)
+                            }
+                            None => None,
+                        }
+                    ),+})
+                }
+
+                fn metrics() -> $crate::prelude::Vec<&'static Metric> {
+                    [$(<$filter>::metrics()),+].concat()
+                }
+
+                fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+                    $($crate::compose!(@headers request_headers REQUEST_HEADERS self cx headers $name $filter);)+
+                    Flow::Continue
+                }
+
+                fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+                    $crate::compose!(@reverse self cx headers $($name $filter,)+);
+                    Flow::Continue
+                }
+
+                fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>) {
+                    $(if <$filter>::PHASES.has(Phases::LOG) && let Some(filter) = &self.$name {
+                        filter.log(&mut $crate::compose!(@context cx $name), request);
+                    })+
+                }
+            }
+        }
+    };
+    (@context $cx:ident $name:ident) => {
+        Context {
+            host: $cx.host,
+            rng: &mut *$cx.rng,
+            metrics: &mut *$cx.metrics,
+            state: &mut $cx.state.$name,
+            stream: &mut $cx.stream.$name,
+        }
+    };
+    (@headers $method:ident $phase:ident $self:ident $cx:ident $headers:ident $name:ident $filter:ty) => {
+        if <$filter>::PHASES.has(Phases::$phase) && let Some(filter) = &$self.$name {
+            let flow = filter.$method(&mut $crate::compose!(@context $cx $name), $headers);
+            if flow != Flow::Continue {
+                return flow;
+            }
+        }
+    };
+    (@reverse $self:ident $cx:ident $headers:ident) => {};
+    (@reverse $self:ident $cx:ident $headers:ident $name:ident $filter:ty, $($rest:tt)*) => {
+        $crate::compose!(@reverse $self $cx $headers $($rest)*);
+        $crate::compose!(@headers response_headers RESPONSE_HEADERS $self $cx $headers $name $filter);
+    };
+}

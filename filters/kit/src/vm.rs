@@ -1,0 +1,192 @@
+//! One VM of the proxy: its plugins, their requests in flight, and the way of a request through a filter.
+
+use crate::prelude::*;
+use crate::{Context, Filter, Flow, Headers, Host, Metrics, Rng, config, headers::Edits, host::Map};
+use alloc::rc::Rc;
+use core::{
+    cell::RefCell,
+    hash::{BuildHasherDefault, Hasher},
+};
+use hashbrown::HashMap;
+
+/// A VM that runs filter `F`. [`export!`](crate::export) makes one per module and hands it the proxy's callbacks; tests
+/// make one and play the proxy.
+///
+/// Contexts that nobody announced, phases that come twice, late or never, and a host that fails each call are all taken
+/// as they come: the request goes on.
+pub struct Vm<F: Filter>(RefCell<Option<Inner<F>>>);
+
+struct Inner<F: Filter> {
+    roots: Vec<(u32, Rc<Root<F>>)>,
+    streams: HashMap<u32, Stream<F>, BuildHasherDefault<IdHasher>>,
+    edits: Edits,
+    tools: Tools,
+}
+
+/// A plugin under one configuration. A change of configuration makes a new one; the old one lives as long as the
+/// requests that began with it.
+struct Root<F: Filter> {
+    plugin: Vec<u8>,
+    policy: F,
+    state: Rc<RefCell<F::State>>,
+}
+
+struct Stream<F: Filter> {
+    root: Rc<Root<F>>,
+    own: F::Stream,
+}
+
+/// What a VM has one of.
+struct Tools {
+    rng: Rng,
+    metrics: Metrics,
+}
+
+/// What the proxy is to do with the request after a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Let it go on.
+    Continue,
+    /// Stop it here: a reply was sent.
+    Stop,
+}
+
+impl<F: Filter> Default for Vm<F> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F: Filter> Vm<F> {
+    /// A VM in which nothing has happened.
+    pub const fn new() -> Self {
+        Self(RefCell::new(None))
+    }
+
+    /// A plugin (`parent` 0) or a request of one begins.
+    pub fn create_context(&self, host: &dyn Host, id: u32, parent: u32) {
+        let Ok(mut inner) = self.0.try_borrow_mut() else { return };
+        let inner = inner.get_or_insert_with(|| Inner {
+            roots: Vec::new(),
+            streams: HashMap::default(),
+            edits: Edits::default(),
+            tools: Tools { rng: Rng::new(host.seed()), metrics: Metrics::default() },
+        });
+        if let Some((_, root)) = inner.roots.iter().find(|(root, _)| *root == parent) {
+            inner.streams.insert(id, Stream { root: Rc::clone(root), own: F::Stream::default() });
+        }
+    }
+
+    /// The configuration of a plugin is there. False refuses it, and then the proxy goes on with what it had.
+    pub fn configure(&self, host: &dyn Host, id: u32) -> bool {
+        let text = host.configuration();
+        // No configuration is an empty one: not every host has a buffer for it.
+        let text = text.as_deref().unwrap_or_default();
+        let policy = match config::parse(text).and_then(F::new) {
+            Ok(policy) => policy,
+            Err(refusal) => {
+                log::error!("{}: configuration refused {refusal}", F::NAME);
+                return false;
+            }
+        };
+        let Ok(mut inner) = self.0.try_borrow_mut() else { return false };
+        let Some(inner) = inner.as_mut() else { return false };
+        let plugin = host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
+        // What traffic did goes over to the new configuration of the same plugin.
+        let state = inner.roots.iter().find(|(_, root)| root.plugin == plugin).map(|(_, root)| Rc::clone(&root.state));
+        let root = Root { plugin, policy, state: state.unwrap_or_default() };
+        inner.roots.retain(|(root, _)| *root != id);
+        inner.roots.push((id, Rc::new(root)));
+        true
+    }
+
+    /// The headers of the request are there.
+    pub fn request_headers(&self, host: &dyn Host, id: u32) -> Next {
+        self.headers_phase(host, id, Map::Request, F::request_headers)
+    }
+
+    /// The headers of the response are there.
+    pub fn response_headers(&self, host: &dyn Host, id: u32) -> Next {
+        self.headers_phase(host, id, Map::Response, F::response_headers)
+    }
+
+    #[inline]
+    fn headers_phase(
+        &self,
+        host: &dyn Host,
+        id: u32,
+        map: Map,
+        method: fn(&F, &mut Context<'_, F>, &mut Headers<'_>) -> Flow,
+    ) -> Next {
+        let flow = self.phase(host, id, map, |filter, cx, mut headers| {
+            let flow = method(filter, cx, &mut headers);
+            headers.flush();
+            flow
+        });
+        match flow {
+            // A reply that the host does not take lets the request go on: a filter is no reason for an outage.
+            Some(Flow::Reply(reply)) if host.send_reply(&reply).is_ok() => Next::Stop,
+            _ => Next::Continue,
+        }
+    }
+
+    /// The request is over.
+    pub fn log(&self, host: &dyn Host, id: u32) {
+        self.phase(host, id, Map::Request, |filter, cx, request| filter.log(cx, &request));
+    }
+
+    /// Runs one phase of request `id`; `None` where there is no such request.
+    #[inline]
+    fn phase<R>(
+        &self,
+        host: &dyn Host,
+        id: u32,
+        map: Map,
+        run: impl FnOnce(&F, &mut Context<'_, F>, Headers<'_>) -> R,
+    ) -> Option<R> {
+        let mut inner = self.0.try_borrow_mut().ok()?;
+        let Inner { streams, edits, tools, .. } = inner.as_mut()?;
+        let Stream { root, own } = streams.get_mut(&id)?;
+        let mut state = root.state.try_borrow_mut().ok()?;
+        let mut cx =
+            Context { host, rng: &mut tools.rng, metrics: &mut tools.metrics, state: &mut *state, stream: own };
+        Some(run(&root.policy, &mut cx, Headers::new(host, map, edits)))
+    }
+
+    /// A request or a plugin is gone.
+    pub fn delete_context(&self, id: u32) {
+        if let Ok(mut inner) = self.0.try_borrow_mut()
+            && let Some(inner) = inner.as_mut()
+            && inner.streams.remove(&id).is_none()
+        {
+            inner.roots.retain(|(root, _)| *root != id);
+        }
+    }
+
+    /// Requests and plugins that the VM holds something of; both go back to what they were when traffic ends.
+    pub fn held(&self) -> (usize, usize) {
+        self.0
+            .try_borrow()
+            .ok()
+            .and_then(|inner| inner.as_ref().map(|i| (i.streams.len(), i.roots.len())))
+            .unwrap_or_default()
+    }
+}
+
+/// Context ids are numbers that the host counts up: spread by one multiplication (Fibonacci hashing), no seed.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}

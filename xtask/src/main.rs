@@ -1,0 +1,16 @@
+//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated.
+
+mod docs;
+mod modules;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["modules"] => modules::build(),
+        ["docs"] => docs::write(),
+        ["docs", "--check"] => docs::check(),
+        _ => bail!("usage: xtask modules | docs [--check]"),
+    }
+}

@@ -1,0 +1,126 @@
+//! From a crate to a module that the proxy loads: linked, pruned to the callbacks that its filters use, stripped.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use kit::Phases;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+use walrus::{Module, ModuleConfig, RawCustomSection};
+
+const TARGET: &str = "wasm32-wasip1";
+
+/// What is shipped: crate, and the most that its module may weigh in bytes. Size is load time, about 1 ms of CPU per
+/// KB and VM.
+const SHIPPED: [(&str, usize); 1] = [("trace-id", 130_000)];
+
+/// What only tests load.
+const TESTED: [&str; 3] = ["noop", "trap", "duo"];
+
+/// Built as its authors would: neither pruned nor our callbacks.
+const FOREIGN: [&str; 1] = ["noop-sdk"];
+
+/// Kept in every module: the lifecycle, and what the host knows a module by.
+const ALWAYS: [&str; 7] = [
+    "memory",
+    "_initialize",
+    "proxy_abi_version_0_2_1",
+    "proxy_on_memory_allocate",
+    "proxy_on_context_create",
+    "proxy_on_configure",
+    "proxy_on_delete",
+];
+
+/// Kept where a filter of the module uses the phase: the proxy enters the VM for every callback that it finds.
+const BY_PHASE: [(Phases, &str); 3] = [
+    (Phases::REQUEST_HEADERS, "proxy_on_request_headers"),
+    (Phases::RESPONSE_HEADERS, "proxy_on_response_headers"),
+    (Phases::LOG, "proxy_on_log"),
+];
+
+/// Builds every module: shipped ones to `dist`, the others to `target/modules`.
+pub(crate) fn build() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is a member of the workspace")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let (dist, tests) = (root.join("dist"), root.join("target/modules"));
+    fs::create_dir_all(&dist)?;
+    fs::create_dir_all(&tests)?;
+    let mut over = Vec::new();
+    for (name, budget) in SHIPPED {
+        let size = module(&compile(root, &target, name)?, &dist, name)?;
+        println!("{}", line(name, size, budget));
+        if size > budget {
+            over.push(name);
+        }
+    }
+    for name in TESTED {
+        module(&compile(root, &target, name)?, &tests, name)?;
+    }
+    for name in FOREIGN {
+        let wasm = compile(root, &target, name)?;
+        fs::copy(wasm, tests.join(format!("{name}.wasm")))?;
+    }
+    ensure!(over.is_empty(), "over budget: {}", over.join(", "));
+    Ok(())
+}
+
+fn line(name: &str, size: usize, budget: usize) -> String {
+    let kb = |bytes: usize| format!("{}.{} KB", bytes / 1000, bytes % 1000 / 100);
+    format!("dist/{name}.wasm  {:>9} of {:>9}", kb(size), kb(budget))
+}
+
+/// Each in a build of its own, so that no other crate's features reach it.
+fn compile(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--features", "module", "-p", name])
+        .current_dir(root)
+        // The same bytes wherever the project lies.
+        .env("RUSTFLAGS", flags(root))
+        .status()
+        .context("cargo does not start")?;
+    if !status.success() {
+        bail!("`{name}` does not build for {TARGET}; if the target is missing: rustup target add {TARGET}");
+    }
+    Ok(target.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_"))))
+}
+
+/// Takes the places of the project and of other crates' sources out of what a module says of itself.
+fn flags(root: &Path) -> String {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let registries = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok()).into_iter().flatten().flatten();
+    let sources = registries.map(|entry| entry.path()).chain([root.to_path_buf()]);
+    sources.map(|place| format!("--remap-path-prefix={}/=", place.display())).collect::<Vec<_>>().join(" ")
+}
+
+/// Prunes, strips and writes; the size.
+fn module(wasm: &Path, to: &Path, name: &str) -> Result<usize> {
+    let mut config = ModuleConfig::new();
+    config.generate_name_section(false).generate_producers_section(false);
+    let mut module = config.parse_file(wasm).with_context(|| wasm.display().to_string())?;
+    prune(&mut module).with_context(|| format!("module {name}"))?;
+    let bytes = module.emit_wasm();
+    fs::write(to.join(format!("{name}.wasm")), &bytes)?;
+    Ok(bytes.len())
+}
+
+/// Drops the callbacks that no filter of the module uses, and all that only they needed.
+fn prune(module: &mut Module) -> Result<()> {
+    let mark: RawCustomSection = module.customs.remove_raw("mesh-filters-phases").context("not a module of the kit")?;
+    let [bits] = mark.data.as_slice() else { bail!("the mark of the phases is {} bytes long", mark.data.len()) };
+    let phases = Phases::from_bits(*bits);
+    let mut wanted = ALWAYS.to_vec();
+    wanted.extend(BY_PHASE.iter().filter(|(phase, _)| phases.has(*phase)).map(|(_, name)| name));
+    for name in &wanted {
+        ensure!(module.exports.iter().any(|export| export.name == *name), "no export {name}");
+    }
+    let unwanted: Vec<_> =
+        module.exports.iter().filter(|export| !wanted.contains(&export.name.as_str())).map(|e| e.id()).collect();
+    unwanted.into_iter().for_each(|id| module.exports.delete(id));
+    walrus::passes::gc::run(module);
+    let customs: Vec<_> = module.customs.iter().map(|(id, _)| id).collect();
+    customs.into_iter().for_each(|id| drop(module.customs.delete(id)));
+    Ok(())
+}
