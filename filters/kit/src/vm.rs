@@ -1,7 +1,7 @@
 //! One VM of the proxy: its plugins, their requests in flight, and the way of a request through a filter.
 
 use crate::prelude::*;
-use crate::{Context, Filter, Flow, Headers, Host, Metrics, Rng, config, headers::Edits, host::Map};
+use crate::{Bytes, Context, Filter, Flow, Headers, Host, Metrics, Refusal, Rng, Status, config, headers::Edits, host::Map};
 use alloc::rc::Rc;
 use core::{
     cell::RefCell,
@@ -79,10 +79,12 @@ impl<F: Filter> Vm<F> {
 
     /// The configuration of a plugin is there. False refuses it, and then the proxy goes on with what it had.
     pub fn configure(&self, host: &dyn Host, id: u32) -> bool {
-        let text = host.configuration();
-        // No configuration is an empty one: not every host has a buffer for it.
-        let text = text.as_deref().unwrap_or_default();
-        let policy = match config::parse(text).and_then(F::new) {
+        let text = match host.configuration() {
+            // No configuration is an empty one.
+            Err(Status::NotFound) => Ok(Bytes::default()),
+            text => text.map_err(|status| Refusal::at("", &format!("could not be read: {status}"))),
+        };
+        let policy = match text.and_then(|text| config::parse(&text)).and_then(F::new) {
             Ok(policy) => policy,
             Err(refusal) => {
                 log::error!("{}: configuration refused {refusal}", F::NAME);

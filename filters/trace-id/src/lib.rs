@@ -256,10 +256,10 @@ impl TraceId {
 
         let mut link = None;
         let mut outcome = "continued";
-        if self.config.trust != Trust::Accept
-            && !(incoming.present.is_empty() && !incoming.tracestate)
-            && !self.exempt(cx.host)
-        {
+        let untrusted = self.config.trust != Trust::Accept
+            && (incoming.tracestate || !incoming.present.is_empty())
+            && !self.exempt(cx.host);
+        if untrusted {
             outcome = if self.config.trust == Trust::Link && remote.is_some() { "linked" } else { "restarted" };
             link = remote.take().map(|(_, context)| context).filter(|_| self.config.trust == Trust::Link);
             decision = Sampling::Defer;
@@ -311,7 +311,9 @@ impl TraceId {
                 StateChange::Set(["ot=", ot].concat().into_bytes())
             }
             // It belongs to a traceparent that is not there or does not count.
-            _ if incoming.tracestate && (self.inject.has(Format::W3c) || self.extract.has(Format::W3c)) => {
+            _ if incoming.tracestate
+                && (untrusted || self.inject.has(Format::W3c) || self.extract.has(Format::W3c)) =>
+            {
                 StateChange::Remove
             }
             _ => StateChange::Keep,

@@ -37,12 +37,12 @@ impl Root {
         }
     }
 
-    /// The value of the `ot` member for a trace that was kept: `th:0`, `th:fd70a`. Nothing is written for one that was not: a
-    /// threshold says how many traces a recorded one stands for.
+    /// The value of the `ot` member for a trace that was kept: `th:fd70a`. Only a ratio writes one: with everything kept there is
+    /// nothing to weigh, and a header less to write. For one that was not kept nothing is written either: a threshold says how many
+    /// traces a recorded one stands for.
     pub fn ot(&self) -> Option<&str> {
         match self {
-            Self::AlwaysOn => Some("th:0"),
-            Self::AlwaysOff => None,
+            Self::AlwaysOn | Self::AlwaysOff => None,
             Self::Ratio(threshold) => Some(&threshold.ot),
         }
     }
@@ -144,7 +144,7 @@ mod tests {
         ] {
             assert_eq!(ratio(share).ot(), Some(th), "{share}");
         }
-        assert_eq!((Root::AlwaysOn.ot(), Root::AlwaysOff.ot()), (Some("th:0"), None));
+        assert_eq!((Root::AlwaysOn.ot(), Root::AlwaysOff.ot()), (None, None));
     }
 
     #[test]

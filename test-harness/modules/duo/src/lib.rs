@@ -61,5 +61,4 @@ kit::compose! {
     }
 }
 
-use duo::Duo;
-kit::export!(Duo);
+kit::export!(duo::Duo);

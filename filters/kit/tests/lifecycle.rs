@@ -1,0 +1,214 @@
+//! The way of a request through a VM: phases in any order, hosts that fail, configurations that change.
+#![allow(missing_docs)]
+
+use kit::{
+    Context, Filter, Flow, Headers, Next, Phases, Refusal, Reply,
+    testing::{Proxy, pairs},
+};
+
+/// Counts requests in its state, answers where it is told to, and edits headers as a list of words says.
+struct Probe {
+    name: String,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    name: String,
+}
+
+#[derive(Default)]
+struct State {
+    seen: u32,
+}
+
+impl Filter for Probe {
+    const NAME: &'static str = "probe";
+    const PHASES: Phases = Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG);
+    type Config = Config;
+    type State = State;
+    type Stream = Vec<u8>;
+
+    fn new(config: Config) -> Result<Self, Refusal> {
+        Ok(Self { name: config.name })
+    }
+
+    fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+        cx.state.seen += 1;
+        let word = headers.get("x-edit").unwrap_or_default().to_vec();
+        match word.as_slice() {
+            b"set" => headers.set("x", b"new"),
+            b"set same" => headers.set("x", b"1"),
+            b"set twice" => {
+                headers.set("x", b"first");
+                headers.set("x", b"second");
+            }
+            b"set and add" => {
+                headers.set("x", b"a");
+                headers.add("x", b"b");
+            }
+            b"remove" => headers.remove("x"),
+            b"remove absent" => headers.remove("y"),
+            b"set and remove" => {
+                headers.set("x", b"a");
+                headers.remove("x");
+            }
+            b"remove and set" => {
+                headers.remove("x");
+                headers.set("x", b"a");
+            }
+            b"reply" => {
+                return Flow::Reply(Reply { status: 403, body: b"no".to_vec(), ..Reply::default() });
+            }
+            _ => {}
+        }
+        // What is seen is what will be written.
+        let seen: Vec<_> = headers.all("x").map(|value| String::from_utf8_lossy(value).into_owned()).collect();
+        let walked: Vec<_> =
+            headers.iter().filter(|(n, _)| *n == b"x").map(|(_, v)| String::from_utf8_lossy(v).into_owned()).collect();
+        assert_eq!(seen, walked);
+        assert_eq!(headers.get("x"), seen.first().map(String::as_bytes));
+        *cx.stream = seen.join(",").into_bytes();
+        let _ = cx.host.set_filter_state("by", format!("{} {}", self.name, cx.state.seen).as_bytes());
+        Flow::Continue
+    }
+
+    fn response_headers(&self, _: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+        headers.set("x-by", self.name.as_bytes());
+        Flow::Continue
+    }
+
+    fn log(&self, cx: &mut Context<'_, Self>, _: &Headers<'_>) {
+        let _ = cx.host.set_filter_state("logged", cx.stream);
+    }
+}
+
+fn proxy() -> Proxy<Probe> {
+    Proxy::start(r#"{"name": "a"}"#).unwrap()
+}
+
+#[test]
+fn edits_are_seen_at_once_and_written_with_as_few_calls_as_can_be() {
+    let one = [("x", "1")];
+    let two = [("x", "1"), ("x", "2")];
+    // Edit, what came, what goes on, and the calls (replace, add, remove).
+    for (edit, came, want, calls) in [
+        ("set", &one[..], vec!["new"], (1, 0, 0)),
+        ("set", &[], vec!["new"], (1, 0, 0)),
+        ("set", &two, vec!["new"], (0, 1, 1)),
+        ("set same", &one, vec!["1"], (0, 0, 0)),
+        ("set same", &two, vec!["1"], (0, 1, 1)),
+        ("set twice", &one, vec!["second"], (1, 0, 0)),
+        ("set and add", &one, vec!["a", "b"], (1, 1, 0)),
+        ("remove", &one, vec![], (0, 0, 1)),
+        ("remove", &two, vec![], (0, 0, 1)),
+        ("remove", &[], vec![], (0, 0, 0)),
+        ("remove absent", &one, vec!["1"], (0, 0, 0)),
+        ("set and remove", &one, vec![], (0, 0, 1)),
+        ("remove and set", &one, vec!["a"], (1, 0, 0)),
+    ] {
+        let mut proxy = proxy();
+        let upstream = proxy.request([&pairs(&[("x-edit", edit)])[..], &pairs(came)].concat());
+        let went: Vec<_> = upstream.iter().filter(|(n, _)| n == "x").map(|(_, v)| str::from_utf8(v).unwrap()).collect();
+        assert_eq!(went, want, "{edit} of {came:?}");
+        assert_eq!(proxy.host.state("logged").unwrap(), want.join(","), "{edit}: seen in the phase");
+        // The response header is one more blind write: remove and add.
+        let host = &proxy.host;
+        let made = (host.calls("replace_header"), host.calls("add_header") - 1, host.calls("remove_header") - 1);
+        assert_eq!(made, calls, "{edit} of {came:?}");
+    }
+}
+
+#[test]
+fn bytes_of_every_value_come_and_go_as_they_are() {
+    let mut proxy = proxy();
+    let all: Vec<u8> = (0..=255).collect();
+    let came = vec![("y".into(), all.clone()), ("empty".into(), vec![]), ("x-edit".into(), all)];
+    assert_eq!(proxy.request(came.clone()), came);
+}
+
+#[test]
+fn state_outlives_a_configuration_and_requests_end_with_the_one_they_began_with() {
+    let mut proxy = proxy();
+    proxy.request(pairs(&[]));
+    let id = proxy.begin();
+    assert!(proxy.configure(r#"{"name": "b"}"#));
+    proxy.vm.request_headers(&proxy.host, id);
+    assert_eq!(proxy.host.state("by").unwrap(), "a 2", "the old policy, the same state");
+    proxy.request(pairs(&[]));
+    assert_eq!(proxy.host.state("by").unwrap(), "b 3");
+    proxy.vm.delete_context(id);
+    assert_eq!(proxy.vm.held(), (0, 1));
+}
+
+#[test]
+fn plugins_of_one_vm_have_a_state_each() {
+    let mut proxy = proxy();
+    proxy.request(pairs(&[]));
+    proxy.host.properties.borrow_mut().insert("plugin_name".into(), b"another".to_vec());
+    assert!(proxy.configure(r#"{"name": "b"}"#));
+    proxy.request(pairs(&[]));
+    assert_eq!(proxy.host.state("by").unwrap(), "b 1");
+}
+
+#[test]
+fn a_refused_configuration_changes_nothing() {
+    let mut proxy = proxy();
+    for wrong in ["", "{}", "[]", r#"{"name": 1}"#, r#"{"name": "x", "nane": "y"}"#, "{", "\u{1}"] {
+        assert!(!proxy.configure(wrong), "{wrong}");
+    }
+    proxy.request(pairs(&[]));
+    assert_eq!(proxy.host.state("by").unwrap(), "a 1");
+    assert_eq!(proxy.vm.held(), (0, 1));
+}
+
+#[test]
+fn a_reply_stops_the_request_unless_the_host_will_not_send_it() {
+    let mut proxy = proxy();
+    let id = proxy.begin();
+    proxy.host.request.replace(pairs(&[("x-edit", "reply")]));
+    assert_eq!(proxy.vm.request_headers(&proxy.host, id), Next::Stop);
+    assert_eq!(proxy.host.reply.borrow().as_ref().unwrap().status, 403);
+    proxy.host.fail("send_reply");
+    assert_eq!(proxy.vm.request_headers(&proxy.host, id), Next::Continue);
+}
+
+#[test]
+fn phases_that_nobody_announced_and_phases_that_never_came_pass() {
+    let proxy = proxy();
+    let vm = &proxy.vm;
+    for id in [0, 99, u32::MAX] {
+        assert_eq!(vm.request_headers(&proxy.host, id), Next::Continue);
+        assert_eq!(vm.response_headers(&proxy.host, id), Next::Continue);
+        vm.log(&proxy.host, id);
+        vm.delete_context(id);
+    }
+    // A request of a plugin that does not exist, and one that ends before it began.
+    vm.create_context(&proxy.host, 50, 49);
+    vm.log(&proxy.host, 50);
+    vm.create_context(&proxy.host, 51, 1);
+    vm.log(&proxy.host, 51);
+    vm.delete_context(51);
+    assert_eq!(vm.held(), (0, 1));
+}
+
+#[test]
+fn a_host_that_fails_every_call_stops_nothing() {
+    let mut proxy = proxy();
+    proxy.host.fail_all();
+    for edit in ["set", "set twice", "remove", "reply", ""] {
+        proxy.request(pairs(&[("x-edit", edit), ("x", "1")]));
+    }
+    assert!(!proxy.configure(r#"{"name": "b"}"#), "a configuration that cannot be read is not taken for an empty one");
+    assert_eq!(proxy.vm.held(), (0, 1));
+}
+
+#[test]
+fn a_thousand_requests_in_flight_leave_nothing_behind() {
+    let mut proxy = proxy();
+    let ids: Vec<u32> = (0..1000).map(|_| proxy.begin()).collect();
+    ids.iter().for_each(|id| assert_eq!(proxy.vm.request_headers(&proxy.host, *id), Next::Continue));
+    assert_eq!(proxy.vm.held(), (1000, 1));
+    ids.iter().rev().for_each(|id| proxy.vm.delete_context(*id));
+    assert_eq!(proxy.vm.held(), (0, 1));
+}
