@@ -16,21 +16,17 @@ const TARGET: &str = "wasm32-wasip1";
 const SHIPPED: [(&str, usize); 1] = [("trace-id", 130_000)];
 
 /// What only tests load.
-const TESTED: [&str; 3] = ["noop", "trap", "duo"];
+const TESTED: [&str; 4] = ["noop", "called", "trap", "duo"];
 
 /// Built as its authors would: neither pruned nor our callbacks.
 const FOREIGN: [&str; 1] = ["noop-sdk"];
 
-/// Kept in every module: the lifecycle, and what the host knows a module by.
-const ALWAYS: [&str; 7] = [
-    "memory",
-    "_initialize",
-    "proxy_abi_version_0_2_1",
-    "proxy_on_memory_allocate",
-    "proxy_on_context_create",
-    "proxy_on_configure",
-    "proxy_on_delete",
-];
+/// Kept in every module: what the host knows a module by, and its configuration.
+const ALWAYS: [&str; 5] =
+    ["memory", "_initialize", "proxy_abi_version_0_2_1", "proxy_on_memory_allocate", "proxy_on_configure"];
+
+/// Kept where a module uses any phase: a request that no filter sees needs no beginning and no end.
+const IF_ANY: [&str; 2] = ["proxy_on_context_create", "proxy_on_delete"];
 
 /// Kept where a filter of the module uses the phase: the proxy enters the VM for every callback that it finds.
 const BY_PHASE: [(Phases, &str); 3] = [
@@ -112,6 +108,9 @@ fn prune(module: &mut Module) -> Result<()> {
     let [bits] = mark.data.as_slice() else { bail!("the mark of the phases is {} bytes long", mark.data.len()) };
     let phases = Phases::from_bits(*bits);
     let mut wanted = ALWAYS.to_vec();
+    if phases != Phases::NONE {
+        wanted.extend(IF_ANY);
+    }
     wanted.extend(BY_PHASE.iter().filter(|(phase, _)| phases.has(*phase)).map(|(_, name)| name));
     for name in &wanted {
         ensure!(module.exports.iter().any(|export| export.name == *name), "no export {name}");

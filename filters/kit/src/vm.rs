@@ -1,7 +1,9 @@
 //! One VM of the proxy: its plugins, their requests in flight, and the way of a request through a filter.
 
 use crate::prelude::*;
-use crate::{Bytes, Context, Filter, Flow, Headers, Host, Metrics, Refusal, Rng, Status, config, headers::Edits, host::Map};
+use crate::{
+    Bytes, Context, Filter, Flow, Headers, Host, Metrics, Refusal, Rng, Status, config, headers::Edits, host::Map,
+};
 use alloc::rc::Rc;
 use core::{
     cell::RefCell,
@@ -51,6 +53,17 @@ pub enum Next {
     Stop,
 }
 
+impl<F: Filter> Inner<F> {
+    fn new(host: &dyn Host) -> Self {
+        Self {
+            roots: Vec::new(),
+            streams: HashMap::default(),
+            edits: Edits::default(),
+            tools: Tools { rng: Rng::new(host.seed()), metrics: Metrics::default() },
+        }
+    }
+}
+
 impl<F: Filter> Default for Vm<F> {
     fn default() -> Self {
         Self::new()
@@ -66,12 +79,7 @@ impl<F: Filter> Vm<F> {
     /// A plugin (`parent` 0) or a request of one begins.
     pub fn create_context(&self, host: &dyn Host, id: u32, parent: u32) {
         let Ok(mut inner) = self.0.try_borrow_mut() else { return };
-        let inner = inner.get_or_insert_with(|| Inner {
-            roots: Vec::new(),
-            streams: HashMap::default(),
-            edits: Edits::default(),
-            tools: Tools { rng: Rng::new(host.seed()), metrics: Metrics::default() },
-        });
+        let inner = inner.get_or_insert_with(|| Inner::new(host));
         if let Some((_, root)) = inner.roots.iter().find(|(root, _)| *root == parent) {
             inner.streams.insert(id, Stream { root: Rc::clone(root), own: F::Stream::default() });
         }
@@ -92,7 +100,8 @@ impl<F: Filter> Vm<F> {
             }
         };
         let Ok(mut inner) = self.0.try_borrow_mut() else { return false };
-        let Some(inner) = inner.as_mut() else { return false };
+        // A module without phases is not told of its plugins' beginnings.
+        let inner = inner.get_or_insert_with(|| Inner::new(host));
         let plugin = host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
         // What traffic did goes over to the new configuration of the same plugin.
         let state = inner.roots.iter().find(|(_, root)| root.plugin == plugin).map(|(_, root)| Rc::clone(&root.state));

@@ -7,7 +7,8 @@
 //! OpenTelemetry for JavaScript lower case only): both are read here, lower case is written.
 
 use crate::context::{Invalid, Local, Remote, Sampling, SpanId, TraceId};
-use crate::w3c::{decode_hex, trim_ows};
+use crate::hex;
+use crate::w3c::trim_ows;
 use kit::prelude::*;
 
 /// Header name of the single form.
@@ -117,7 +118,7 @@ fn context(trace_id: &[u8], span_id: &[u8], parent: Option<&[u8]>, sampling: Sam
         if parent.len() != 16 {
             return Err(Invalid::Length);
         }
-        decode_hex::<8>(parent)?;
+        hex::decode::<8>(parent)?;
     }
     Ok(Extract::Context(Remote {
         trace_id: TraceId::from_hex(trace_id)?,

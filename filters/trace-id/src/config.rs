@@ -26,8 +26,9 @@ pub struct Config {
     pub trust_mtls: bool,
     /// What the caller is told.
     pub response: Response,
-    /// When the proxy's own tracer sends a context of its own upstream, log that one.
-    pub follow_tracer: bool,
+    /// Whether to look, when a request is over, for a context that the proxy's own tracer sent upstream in place of the
+    /// filter's, and then log that one.
+    pub follow_tracer: FollowTracer,
     /// Joins the requests that an application makes to the one that it answers, by a header that it forwards.
     pub join: Option<Join>,
     /// Longest `tracestate` that is sent on, in bytes; whole members are cut.
@@ -44,7 +45,7 @@ impl Default for Config {
             trust: Trust::Accept,
             trust_mtls: false,
             response: Response::default(),
-            follow_tracer: true,
+            follow_tracer: FollowTracer::Auto,
             join: None,
             tracestate_limit: Bounded::new(4096).unwrap_or(Bounded::LEAST),
         }
@@ -162,6 +163,20 @@ pub enum Trust {
     Restart,
     /// A new trace begins, and the caller's is in filter state `wasm.trace_link`.
     Link,
+}
+
+/// When to look for a context of the proxy's own tracer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[serde(rename_all = "snake_case")]
+pub enum FollowTracer {
+    /// At each of a worker's first 256 requests, and if none had one, at every 16th from then on; once one had one, at
+    /// each. A tracer writes into every request of its listener, sampled or not, so it is found at the first.
+    Auto,
+    /// At each request.
+    Always,
+    /// Never: no tracer is configured, or what it writes does not matter.
+    Never,
 }
 
 /// What the caller is told.

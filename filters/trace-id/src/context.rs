@@ -1,5 +1,6 @@
 //! Trace context, whatever header it travels in.
 
+use crate::hex;
 use core::fmt;
 use kit::prelude::*;
 
@@ -22,6 +23,11 @@ impl TraceId {
         Self::new(bytes).unwrap_or(Self([1; 16]))
     }
 
+    /// From 1 to 32 hex digits of either case; fewer than 32 are the low ones.
+    pub fn from_hex(digits: &[u8]) -> Result<Self, Invalid> {
+        Self::new(hex::decode(digits)?).ok_or(Invalid::Zero)
+    }
+
     /// The 16 bytes, most significant first.
     pub fn bytes(&self) -> [u8; 16] {
         self.0
@@ -30,7 +36,7 @@ impl TraceId {
     /// 32 lower-case hex digits.
     pub fn hex(&self) -> [u8; 32] {
         let mut out = [0; 32];
-        encode_hex(&self.0, &mut out);
+        hex::encode(&self.0, &mut out);
         out
     }
 }
@@ -46,6 +52,11 @@ impl SpanId {
         Self::new(bytes).unwrap_or(Self([1; 8]))
     }
 
+    /// From 1 to 16 hex digits of either case; fewer than 16 are the low ones.
+    pub fn from_hex(digits: &[u8]) -> Result<Self, Invalid> {
+        Self::new(hex::decode(digits)?).ok_or(Invalid::Zero)
+    }
+
     /// The 8 bytes, most significant first.
     pub fn bytes(&self) -> [u8; 8] {
         self.0
@@ -54,7 +65,7 @@ impl SpanId {
     /// 16 lower-case hex digits.
     pub fn hex(&self) -> [u8; 16] {
         let mut out = [0; 16];
-        encode_hex(&self.0, &mut out);
+        hex::encode(&self.0, &mut out);
         out
     }
 }
@@ -143,18 +154,6 @@ impl Invalid {
             Invalid::Syntax => "syntax",
             Invalid::Version => "version",
             Invalid::Zero => "zero",
-        }
-    }
-}
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
-/// Writes `bytes` as lower-case hex; what does not fit in `out` is left out.
-pub(crate) fn encode_hex(bytes: &[u8], out: &mut [u8]) {
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        if let [high, low] = pair {
-            *high = HEX.get(usize::from(byte >> 4)).copied().unwrap_or(b'0');
-            *low = HEX.get(usize::from(byte & 15)).copied().unwrap_or(b'0');
         }
     }
 }

@@ -5,7 +5,8 @@
 //! `x-datadog-tags: _dd.p.dm=-4,_dd.p.tid=640cfd8d00000000`. `x-datadog-origin` goes on as it came.
 
 use crate::context::{Invalid, Local, Remote, Sampling, SpanId, TraceId};
-use crate::w3c::{lower_hex, trim_ows};
+use crate::hex;
+use crate::w3c::trim_ows;
 use kit::prelude::*;
 
 /// Header name.
@@ -86,7 +87,7 @@ fn tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn high_half(tag: &[u8]) -> Option<u64> {
-    let bytes = lower_hex(tag.strip_prefix(TID)?).ok()?;
+    let bytes = hex::decode_lower(tag.strip_prefix(TID)?).ok()?;
     Some(u64::from_be_bytes(bytes))
 }
 

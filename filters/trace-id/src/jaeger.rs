@@ -7,7 +7,8 @@
 //! it, and write `0`.
 
 use crate::context::{Invalid, Local, Remote, Sampling, SpanId, TraceId};
-use crate::w3c::{concat, decode_hex, trim_ows};
+use crate::hex;
+use crate::w3c::{concat, trim_ows};
 
 /// Header name.
 pub const UBER_TRACE_ID: &str = "uber-trace-id";
@@ -23,7 +24,7 @@ pub fn parse(value: &[u8]) -> Result<Remote, Invalid> {
     let (trace_id, rest) = field(trim_ows(value))?;
     let (span_id, rest) = field(rest)?;
     let (_parent, flags) = field(rest)?;
-    let [flags] = decode_hex(flags)?;
+    let [flags] = hex::decode(flags)?;
     Ok(Remote {
         trace_id: TraceId::from_hex(trace_id)?,
         span_id: Some(SpanId::from_hex(span_id)?),

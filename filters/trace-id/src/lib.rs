@@ -10,6 +10,7 @@ pub mod b3;
 pub mod config;
 pub mod context;
 pub mod datadog;
+mod hex;
 pub mod jaeger;
 mod join;
 mod propagation;
@@ -18,7 +19,7 @@ pub mod tracestate;
 pub mod w3c;
 pub mod xray;
 
-use config::{Config, Format, RequestId, RootSampler, Trust};
+use config::{Config, FollowTracer, Format, Inject, RequestId, RootSampler, Trust};
 use context::{Local, Remote, Sampling, SpanId};
 use kit::prelude::*;
 use kit::{Context, Filter, Flow, Headers, Host, Metric, MetricKind, Phases, Refusal};
@@ -59,6 +60,29 @@ pub struct TraceId {
     extract: Formats,
 }
 
+/// What a worker knows of the proxy's own tracer.
+#[derive(Debug, Default)]
+pub struct Tracer {
+    /// Requests since the last one that it wrote a context into.
+    quiet: u32,
+    seen: bool,
+}
+
+impl Tracer {
+    /// Requests that are looked at before its absence is believed.
+    const PROBATION: u32 = 256;
+    /// After that, one in so many.
+    const SAMPLE: u32 = 16;
+
+    fn look(&self, follow: FollowTracer) -> bool {
+        match follow {
+            FollowTracer::Always => true,
+            FollowTracer::Never => false,
+            FollowTracer::Auto => self.seen || self.quiet < Self::PROBATION || self.quiet.is_multiple_of(Self::SAMPLE),
+        }
+    }
+}
+
 /// What is kept of a request.
 #[derive(Debug, Default)]
 pub struct Stream {
@@ -68,6 +92,7 @@ pub struct Stream {
 #[derive(Debug)]
 struct Sent {
     local: Local,
+    traceparent: [u8; 55],
     /// Formats that came in.
     present: Formats,
 }
@@ -75,6 +100,7 @@ struct Sent {
 /// What a request's headers led to.
 struct Plan {
     local: Local,
+    traceparent: [u8; 55],
     outcome: &'static str,
     format: &'static str,
     present: Formats,
@@ -96,7 +122,7 @@ impl Filter for TraceId {
     const NAME: &'static str = "trace-id";
     const PHASES: Phases = Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG);
     type Config = Config;
-    type State = ();
+    type State = Tracer;
     type Stream = Stream;
 
     fn new(config: Config) -> Result<Self, Refusal> {
@@ -158,45 +184,46 @@ impl Filter for TraceId {
         }
         publish(cx.host, &plan.local);
         // Filter state that cannot be set is missing from the log; the request is not held up for it.
-        let _ = cx.host.set_filter_state("start_time_ns", now_ns.to_string().as_bytes());
+        let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(now_ns).as_bytes());
         if let Some(link) = plan.link {
             let span_id = link.span_id.map(|id| id.hex()).unwrap_or(*b"0000000000000000");
             let _ = cx.host.set_filter_state("trace_link", &[&link.trace_id.hex()[..], b"-", &span_id].concat());
         }
         cx.metrics.add(cx.host, &REQUESTS, &[plan.outcome, plan.format], 1);
-        cx.stream.sent = Some(Sent { local: plan.local, present: plan.present });
+        cx.stream.sent = Some(Sent { local: plan.local, traceparent: plan.traceparent, present: plan.present });
         Flow::Continue
     }
 
     fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         // A filter in front may have answered: then this one gave no context to speak of.
-        let Some(Sent { local, .. }) = &cx.stream.sent else { return Flow::Continue };
+        let Some(Sent { local, traceparent, .. }) = &cx.stream.sent else { return Flow::Continue };
         let response = &self.config.response;
         if let Some(name) = &response.trace_id_header {
             headers.set(name.as_str(), &local.trace_id.hex());
         }
         if response.server_timing {
-            let parts: [&[u8]; 5] = [
-                b"trace;desc=\"",
-                &local.trace_id.hex(),
-                b"\", traceparent;desc=\"",
-                &w3c::write_traceparent(local),
-                b"\"",
-            ];
+            let parts: [&[u8]; 5] =
+                [b"trace;desc=\"", &local.trace_id.hex(), b"\", traceparent;desc=\"", traceparent, b"\""];
             // The upstream's own timings stay.
             headers.add("server-timing", &parts.concat());
         }
         if response.traceresponse {
-            headers.set("traceresponse", &w3c::write_traceparent(local));
+            headers.set("traceresponse", traceparent);
         }
         Flow::Continue
     }
 
     fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>) {
         match &cx.stream.sent {
-            Some(sent) if self.config.follow_tracer => {
+            Some(sent) => {
+                let look = cx.state.look(self.config.follow_tracer);
+                cx.state.quiet = cx.state.quiet.wrapping_add(1);
+                if !look {
+                    return;
+                }
                 let wire = Incoming::scan(request);
                 let Some((format, remote)) = self.replaced(sent, &wire) else { return };
+                (cx.state.quiet, cx.state.seen) = (0, true);
                 let same_trace = remote.trace_id == sent.local.trace_id;
                 let _ = cx.host.set_filter_state("trace_id", &remote.trace_id.hex());
                 let _ = cx
@@ -208,7 +235,6 @@ impl Filter for TraceId {
                 }
                 cx.metrics.add(cx.host, &REPLACED, &[format.name()], 1);
             }
-            Some(_) => {}
             // Answered by a filter in front, so nothing went upstream: the log gets the context that the caller sent.
             None => {
                 let wire = Incoming::scan(request);
@@ -329,6 +355,7 @@ impl TraceId {
             DatadogExtras::default()
         };
         Plan {
+            traceparent: w3c::write_traceparent(&local),
             local,
             outcome,
             format: origin.map_or("none", Format::name),
@@ -352,7 +379,10 @@ impl TraceId {
             StateChange::Set(text) => headers.set(w3c::TRACESTATE, text),
         }
         for form in &self.config.inject {
-            propagation::write(headers, *form, &plan.local, plan.present, &plan.datadog);
+            match form {
+                Inject::W3c => headers.set(w3c::TRACEPARENT, &plan.traceparent),
+                form => propagation::write(headers, *form, &plan.local, plan.present, &plan.datadog),
+            }
         }
         if plan.present.has(Format::B3) {
             propagation::remove_other_b3(headers, &self.config.inject);
@@ -381,7 +411,9 @@ impl TraceId {
 
     /// The context on the wire that is not the one that this filter sent: the proxy's tracer wrote it.
     fn replaced(&self, sent: &Sent, wire: &Incoming<'_>) -> Option<(Format, Remote)> {
-        Formats::ALL.into_iter().find_map(|format| match wire.read(format) {
+        Formats::ALL.into_iter().filter(|format| wire.present.has(*format)).find_map(|format| match wire.read(format) {
+            // By far the most common, and cheap to see.
+            _ if format == Format::W3c && self.inject.has(format) && wire.has_traceparent(&sent.traceparent) => None,
             Ok(Found::Context(remote))
                 if self.inject.has(format)
                     && (remote.trace_id != sent.local.trace_id || remote.span_id != Some(sent.local.span_id)) =>

@@ -172,6 +172,11 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    /// Whether there is one `traceparent`, and it is this.
+    pub(crate) fn has_traceparent(&self, text: &[u8; 55]) -> bool {
+        self.traceparent.get().is_ok_and(|value| value == Some(text.as_slice()))
+    }
+
     /// What a Datadog context carries beside ids: the priority and the tags, as they came.
     pub(crate) fn datadog_extras(&self) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
         (self.datadog_priority.value, self.datadog_tags.value)

@@ -4,7 +4,8 @@
 //! (W3C Level 2), are T or more: so every hop decides alike, and a trace kept at p is kept at all larger p. What T was goes along as
 //! `tracestate: ot=th:{hex of T without its trailing zeros}`.
 
-use crate::context::{TraceId, encode_hex};
+use crate::context::TraceId;
+use crate::hex;
 use kit::prelude::*;
 
 /// Hex digits of T that are significant; "SDKs are recommended to use 4 digits of precision by default".
@@ -77,10 +78,10 @@ impl Threshold {
         let rejected = (1_u64 << 56).saturating_sub(kept);
         let rejected = round_off(rejected, dropped_bits).checked_shl(dropped_bits)?;
 
-        let mut hex = [b'0'; 16];
-        encode_hex(&rejected.to_be_bytes(), &mut hex);
-        let [_, _, hex @ ..] = hex;
-        let text = String::from_utf8_lossy(&hex);
+        let mut digits = [b'0'; 16];
+        hex::encode(&rejected.to_be_bytes(), &mut digits);
+        let [_, _, digits @ ..] = digits;
+        let text = String::from_utf8_lossy(&digits);
         let text = match text.trim_end_matches('0') {
             "" => "0",
             text => text,

@@ -5,6 +5,7 @@
 //! [`crate::tracestate`].
 
 use crate::context::{Invalid, Local, Remote, Sampling, SpanId, TraceId};
+use crate::hex;
 use core::mem;
 
 /// Header name.
@@ -24,13 +25,13 @@ const RANDOM: u8 = 0x02;
 pub fn parse_traceparent(value: &[u8]) -> Result<Remote, Invalid> {
     let mut fields = trim_ows(value).splitn(5, |byte| *byte == b'-');
     let mut field = || fields.next().unwrap_or_default();
-    let [version] = lower_hex(field())?;
+    let [version] = hex::decode_lower(field())?;
     if version == 0xff {
         return Err(Invalid::Version);
     }
-    let trace_id = TraceId::new(lower_hex(field())?).ok_or(Invalid::Zero)?;
-    let span_id = SpanId::new(lower_hex(field())?).ok_or(Invalid::Zero)?;
-    let [flags] = lower_hex(field())?;
+    let trace_id = TraceId::new(hex::decode_lower(field())?).ok_or(Invalid::Zero)?;
+    let span_id = SpanId::new(hex::decode_lower(field())?).ok_or(Invalid::Zero)?;
+    let [flags] = hex::decode_lower(field())?;
     // "Versioning of traceparent": only a later version may go on, and what it says there is not ours to read.
     if version == 0 && fields.next().is_some() {
         return Err(Invalid::Length);
@@ -62,57 +63,6 @@ pub(crate) fn trim_ows(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
-}
-
-impl TraceId {
-    /// From 1 to 32 hex digits of either case; fewer than 32 are the low ones.
-    pub(crate) fn from_hex(digits: &[u8]) -> Result<Self, Invalid> {
-        Self::new(decode_hex(digits)?).ok_or(Invalid::Zero)
-    }
-}
-
-impl SpanId {
-    /// From 1 to 16 hex digits of either case; fewer than 16 are the low ones.
-    pub(crate) fn from_hex(digits: &[u8]) -> Result<Self, Invalid> {
-        Self::new(decode_hex(digits)?).ok_or(Invalid::Zero)
-    }
-}
-
-/// Decodes exactly `2 * N` lower-case hex digits.
-pub(crate) fn lower_hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], Invalid> {
-    let (pairs, odd) = digits.as_chunks::<2>();
-    if pairs.len() != N || !odd.is_empty() {
-        return Err(Invalid::Length);
-    }
-    if digits.iter().any(u8::is_ascii_uppercase) {
-        return Err(Invalid::Syntax);
-    }
-    decode_hex(digits)
-}
-
-/// Decodes 1 to `2 * N` hex digits of either case into the low end of `N` bytes.
-pub(crate) fn decode_hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], Invalid> {
-    let mut out = [0; N];
-    if digits.is_empty() || digits.len().div_ceil(2) > N {
-        return Err(Invalid::Length);
-    }
-    for (byte, pair) in out.iter_mut().rev().zip(digits.rchunks(2)) {
-        *byte = match *pair {
-            [high, low] => nibble(high)? << 4 | nibble(low)?,
-            [low] => nibble(low)?,
-            _ => 0,
-        };
-    }
-    Ok(out)
-}
-
-fn nibble(digit: u8) -> Result<u8, Invalid> {
-    match digit {
-        b'0'..=b'9' => Ok(digit & 0x0f),
-        // The low four bits of `a` and `A` are 1.
-        b'a'..=b'f' | b'A'..=b'F' => Ok((digit & 0x0f).wrapping_add(9)),
-        _ => Err(Invalid::Syntax),
-    }
 }
 
 /// The parts one after another, `N` bytes in all.
@@ -250,15 +200,6 @@ pub(crate) mod tests {
         assert_eq!(write_traceparent(&local), *format!("00-{TRACE}-{SPAN}-03").as_bytes());
         (local.sampling, local.random) = (Sampling::Drop, false);
         assert_eq!(write_traceparent(&local), *format!("00-{TRACE}-{SPAN}-00").as_bytes());
-    }
-
-    #[test]
-    fn hex_is_padded_on_the_left() {
-        assert_eq!(decode_hex::<3>(b"aBc"), Ok([0, 0x0a, 0xbc]));
-        assert_eq!(decode_hex::<3>(b"fffffff"), Err(Invalid::Length));
-        assert_eq!(decode_hex::<3>(b""), Err(Invalid::Length));
-        assert_eq!(decode_hex::<3>(b"0g"), Err(Invalid::Syntax));
-        assert_eq!(lower_hex::<1>(b"f"), Err(Invalid::Length));
     }
 
     proptest! {

@@ -13,7 +13,8 @@ fn proxy(configuration: &str) -> Proxy<TraceId> {
 }
 
 fn get(pairs: &Pairs, name: &str) -> Option<String> {
-    let mut values = pairs.iter().filter(|(n, _)| n == name).map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+    let mut values =
+        pairs.iter().filter(|(n, _)| n == name).map(|(_, value)| String::from_utf8_lossy(value).into_owned());
     let first = values.next();
     assert_eq!(values.next(), None, "{name} stands there twice");
     first
@@ -45,8 +46,12 @@ fn what_the_project_was_asked_for() {
 
 #[test]
 fn a_trace_goes_on_with_a_new_span_from_every_format_into_every_other() {
-    let b3_multi =
-        [("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-parentspanid", "00000000000000ff"), ("x-b3-sampled", "1")];
+    let b3_multi = [
+        ("x-b3-traceid", TRACE),
+        ("x-b3-spanid", SPAN),
+        ("x-b3-parentspanid", "00000000000000ff"),
+        ("x-b3-sampled", "1"),
+    ];
     let datadog = [
         ("x-datadog-trace-id", "9532127138774266268"),
         ("x-datadog-parent-id", "13235353014750950193"),
@@ -104,7 +109,10 @@ fn the_first_valid_format_wins_and_what_is_not_valid_goes() {
         ("tracestate", "vendor=1"),
     ]));
     let traceparent = get(&upstream, "traceparent").unwrap();
-    assert!(traceparent.starts_with("00-80f198ee56343ba864fe8b2a57d3eff7-") && traceparent.ends_with("-00"), "{traceparent}");
+    assert!(
+        traceparent.starts_with("00-80f198ee56343ba864fe8b2a57d3eff7-") && traceparent.ends_with("-00"),
+        "{traceparent}"
+    );
     assert_eq!(get(&upstream, "x-amzn-trace-id"), None);
     assert_eq!(get(&upstream, "tracestate"), None, "it belongs to the traceparent that lost");
     assert_eq!(get(&upstream, "baggage").unwrap(), "userId=alice");
@@ -154,7 +162,8 @@ fn several_tracestates_become_one_and_a_sound_one_is_not_touched() {
     let upstream = proxy.request(pairs(&[("traceparent", TRACEPARENT), ("tracestate", "a=1"), ("tracestate", "b=2")]));
     assert_eq!(get(&upstream, "tracestate").unwrap(), "a=1,b=2");
     let before = proxy.host.calls("replace_header");
-    let upstream = proxy.request(pairs(&[("traceparent", TRACEPARENT), ("tracestate", "a=1 , b=2"), ("x-request-id", "r")]));
+    let upstream =
+        proxy.request(pairs(&[("traceparent", TRACEPARENT), ("tracestate", "a=1 , b=2"), ("x-request-id", "r")]));
     assert_eq!(get(&upstream, "tracestate").unwrap(), "a=1 , b=2");
     assert_eq!(proxy.host.calls("replace_header"), before + 1, "traceparent alone is written");
 }
@@ -218,7 +227,8 @@ fn a_ratio_keeps_its_share_and_says_so() {
 
 #[test]
 fn b3_forms_do_not_contradict_each_other() {
-    let both = [("b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1"), ("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN)];
+    let both =
+        [("b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1"), ("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN)];
     let upstream = proxy(r#"{"inject": ["b3"]}"#).request(pairs(&both));
     assert_eq!(get(&upstream, "b3"), None);
     assert_eq!(get(&upstream, "x-b3-traceid").unwrap(), "80f198ee56343ba864fe8b2a57d3eff7");
@@ -253,9 +263,8 @@ fn xray_ids_begin_with_the_time() {
 
 #[test]
 fn the_caller_is_told_if_so_configured() {
-    let mut proxy = proxy(
-        r#"{"response": {"trace_id_header": "X-Trace-Id", "server_timing": true, "traceresponse": true}}"#,
-    );
+    let mut proxy =
+        proxy(r#"{"response": {"trace_id_header": "X-Trace-Id", "server_timing": true, "traceresponse": true}}"#);
     let response = pairs(&[(":status", "200"), ("server-timing", "db;dur=5"), ("x-trace-id", "forged")]);
     let (upstream, down) = proxy.exchange(pairs(&[("traceparent", TRACEPARENT)]), response);
     let sent = get(&upstream, "traceparent").unwrap();
@@ -289,7 +298,7 @@ fn what_is_logged_is_what_the_proxys_tracer_sent() {
     assert_eq!(replaced("", &b3), ones, "a format that we do not write");
     let same = "00-0af7651916cd43dd8448eb211c80319c-2222222222222222-01";
     assert_eq!(replaced("", &[("traceparent", same)]), [TRACE, ones[1], SPAN, "true"], "the parent is still right");
-    let [trace, ..] = replaced(r#"{"follow_tracer": false}"#, &[("traceparent", theirs)]);
+    let [trace, ..] = replaced(r#"{"follow_tracer": "never"}"#, &[("traceparent", theirs)]);
     assert_eq!(trace, TRACE);
     let [trace, ..] = replaced("", &[("traceparent", "nonsense")]);
     assert_eq!(trace, TRACE);
@@ -344,14 +353,31 @@ fn what_is_remembered_is_bounded() {
 #[test]
 fn every_byte_in_every_trace_header_is_taken_as_it_comes() {
     let names = [
-        "traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags",
-        "uber-trace-id", "x-datadog-trace-id", "x-datadog-parent-id", "x-datadog-sampling-priority", "x-datadog-tags",
-        "x-amzn-trace-id", "x-request-id", "baggage",
+        "traceparent",
+        "tracestate",
+        "b3",
+        "x-b3-traceid",
+        "x-b3-spanid",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-flags",
+        "uber-trace-id",
+        "x-datadog-trace-id",
+        "x-datadog-parent-id",
+        "x-datadog-sampling-priority",
+        "x-datadog-tags",
+        "x-amzn-trace-id",
+        "x-request-id",
+        "baggage",
     ];
     let mut proxy = proxy(r#"{"inject": ["w3c", "b3", "b3_single", "jaeger", "datadog", "xray"], "join": {}}"#);
     for name in names {
         for byte in 0..=255_u8 {
-            for value in [vec![byte], vec![byte; 55], [&TRACEPARENT.as_bytes()[..10], &[byte], &TRACEPARENT.as_bytes()[11..]].concat()] {
+            for value in [
+                vec![byte],
+                vec![byte; 55],
+                [&TRACEPARENT.as_bytes()[..10], &[byte], &TRACEPARENT.as_bytes()[11..]].concat(),
+            ] {
                 let upstream = proxy.request(vec![
                     ("traceparent".into(), TRACEPARENT.into()),
                     (name.into(), value.clone()),
@@ -412,9 +438,34 @@ fn a_request_costs_one_read_of_the_headers() {
         .map(|(call, count)| (call, count - before.get(call).copied().unwrap_or(0)))
         .filter(|(_, count)| *count > 0)
         .collect();
-    // One read to decide; one when it is over, to see what the proxy's tracer did.
+    // One read to decide; one when it is over, to see what the proxy's tracer did: later only at every 16th request.
     assert_eq!(
         calls,
         [("add_metric", 1), ("header_pairs", 2), ("now_ns", 1), ("replace_header", 1), ("set_filter_state", 5)]
     );
+    let reads = |proxy: &mut Proxy<TraceId>, requests: usize| {
+        let before = proxy.host.calls("header_pairs");
+        (0..requests).for_each(|_| drop(proxy.request(pairs(&[("x-request-id", "r")]))));
+        proxy.host.calls("header_pairs") - before
+    };
+    assert_eq!(reads(&mut proxy, 254), 254 * 2);
+    assert_eq!(reads(&mut proxy, 1600), 1600 + 100);
+}
+
+#[test]
+fn a_tracer_that_was_seen_once_is_looked_for_at_each_request() {
+    let mut proxy = proxy("");
+    (0..1000).for_each(|_| drop(proxy.request(pairs(&[]))));
+    let mut followed = Vec::new();
+    for _ in 0..64 {
+        let id = proxy.begin();
+        proxy.host.request.replace(pairs(&[]));
+        proxy.vm.request_headers(&proxy.host, id);
+        proxy.host.request.replace(pairs(&[("traceparent", TRACEPARENT)]));
+        proxy.vm.log(&proxy.host, id);
+        followed.push(proxy.host.state("trace_id").unwrap() == TRACE);
+    }
+    let first = followed.iter().position(|yes| *yes).unwrap();
+    assert!(first < 16, "found at request {first}");
+    assert!(followed[first..].iter().all(|yes| *yes));
 }

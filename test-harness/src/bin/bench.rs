@@ -38,7 +38,7 @@ fn arms() -> [Result<Arm>; 7] {
     let generating = |name: &str, filter| Arm::new(name).filter(filter);
     let continuing = |name: &str, filter| Arm::new(name).filter(filter).header("traceparent", TRACEPARENT);
     [
-        wasm("noop-sdk-raw").map(|filter| Arm::new(SDK).filter(filter).repeat(TIMES)),
+        wasm("noop-sdk").map(|filter| Arm::new(SDK).filter(filter).repeat(TIMES)),
         wasm("noop").map(|filter| Arm::new("no-op, this kit").filter(filter).repeat(TIMES).versus(SDK)),
         Ok(Arm::new(LUA)
             .filter(HttpFilter::lua("noop", "function envoy_on_request(handle) end"))

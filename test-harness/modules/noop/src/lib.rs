@@ -1,7 +1,7 @@
-//! Does nothing in the phase in which most filters do something: what the kit itself costs.
+//! Does nothing, and so names no phase and is never called: what it costs to be there.
 #![no_std]
 
-use kit::{Context, Filter, Flow, Headers, Phases, Refusal};
+use kit::{Filter, Phases, Refusal};
 
 /// The filter that does nothing.
 #[derive(Debug)]
@@ -14,17 +14,13 @@ pub struct Config {}
 
 impl Filter for Noop {
     const NAME: &'static str = "noop";
-    const PHASES: Phases = Phases::REQUEST_HEADERS;
+    const PHASES: Phases = Phases::NONE;
     type Config = Config;
     type State = ();
     type Stream = ();
 
     fn new(_: Config) -> Result<Self, Refusal> {
         Ok(Self)
-    }
-
-    fn request_headers(&self, _: &mut Context<'_, Self>, _: &mut Headers<'_>) -> Flow {
-        Flow::Continue
     }
 }
 
