@@ -144,3 +144,5 @@ impl core::fmt::Display for Refusal {
         write!(f, "at `{path}`: {}", self.problem)
     }
 }
+
+impl core::error::Error for Refusal {}

@@ -1,0 +1,48 @@
+//! `make demo`: the filters in a real Envoy, told as a tour. Everything shown is what came out of this run.
+//!
+//! A filter's part of the tour is a file of its own: the listeners it needs, and its steps.
+
+mod tour;
+mod trace_id;
+
+use anyhow::{Result, bail};
+use test_harness::{Envoy, Upstream};
+use tour::Tour;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let keep = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => false,
+        [flag] if flag == "--keep" => true,
+        other => bail!("unknown: {}; there is --keep", other.join(" ")),
+    };
+    // Whatever ends the tour, Envoy and the upstream end with what this holds.
+    tokio::select! {
+        result = walk(keep) => result,
+        _ = tokio::signal::ctrl_c() => {
+            println!("\nStopped.");
+            Ok(())
+        }
+    }
+}
+
+async fn walk(keep: bool) -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let mut builder = Envoy::builder().cluster("service", upstream.addr());
+    for (tag, regex) in trace_id::stats_tags() {
+        builder = builder.stats_tag(&tag, &regex);
+    }
+    for listener in trace_id::listeners()? {
+        builder = builder.listener(listener);
+    }
+    let envoy = builder.start().await?;
+    let tour = Tour::new(&envoy, &upstream).await?;
+    trace_id::tour(&tour).await?;
+    if keep {
+        tour.kept(&trace_id::to_try(&envoy));
+        std::future::pending::<()>().await;
+    }
+    envoy.stop().await?;
+    tour.end();
+    Ok(())
+}
