@@ -1,8 +1,161 @@
-//! stub
-use anyhow::Result;
+//! What is generated: a schema per filter, and the tables in its README between `<!-- name -->` and `<!-- end -->`.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use kit::{Filter, Metric, MetricKind, tag_regex};
+use schemars::JsonSchema;
+use serde_json::{Map, Value};
+use std::{fs, path::PathBuf};
+use trace_id::TraceId;
+
+/// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
+    for (path, text) in generate()? {
+        if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            fs::write(&path, text)?;
+            println!("wrote {}", path.display());
+        }
+    }
     Ok(())
 }
+
+/// Says which files are not as they would be generated.
 pub(crate) fn check() -> Result<()> {
+    let stale = generate()?.into_iter().filter(|(path, text)| fs::read_to_string(path).ok().as_ref() != Some(text));
+    let stale: Vec<String> = stale.map(|(path, _)| path.display().to_string()).collect();
+    ensure!(stale.is_empty(), "not up to date, run `make docs`: {}", stale.join(", "));
     Ok(())
+}
+
+fn generate() -> Result<Vec<(PathBuf, String)>> {
+    filter::<TraceId>("trace-id")
+}
+
+fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let folder = root.join("filters").join(name);
+    let schema = schemars::schema_for!(F::Config);
+    let readme_path = folder.join("README.md");
+    let readme = fs::read_to_string(&readme_path).with_context(|| readme_path.display().to_string())?;
+    let readme = fill(&readme, "configuration", &configuration(schema.as_value())?)?;
+    let readme = fill(&readme, "metrics", &metrics(&F::metrics()))?;
+    let readme = fill(&readme, "stats-tags", &stats_tags(&F::metrics()))?;
+    let schema = format!("{}\n", serde_json::to_string_pretty(&schema)?);
+    Ok(vec![(folder.join("schema.json"), schema), (readme_path, readme)])
+}
+
+/// Puts `text` between the marks.
+fn fill(page: &str, name: &str, text: &str) -> Result<String> {
+    let start = format!("<!-- {name} -->\n");
+    let Some((before, rest)) = page.split_once(&start) else { bail!("no mark {}", start.trim()) };
+    let (_, after) = rest.split_once("<!-- end -->").with_context(|| format!("{} has no end", start.trim()))?;
+    Ok([before, &start, text, "<!-- end -->", after].concat())
+}
+
+/// A row per field, fields of objects by their path.
+fn configuration(schema: &Value) -> Result<String> {
+    let mut rows = String::from("| field | type | default | meaning |\n| --- | --- | --- | --- |\n");
+    fields(schema, "", schema.get("properties"), None, &mut rows)?;
+    Ok(rows)
+}
+
+fn fields(
+    root: &Value,
+    prefix: &str,
+    properties: Option<&Value>,
+    defaults: Option<&Value>,
+    rows: &mut String,
+) -> Result<()> {
+    for (name, property) in properties.and_then(Value::as_object).into_iter().flatten() {
+        let property = resolve(root, property);
+        let path = format!("{prefix}{name}");
+        let description = property.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ");
+        ensure!(!description.is_empty(), "`{path}` has no description");
+        let default = match property.get("default").or_else(|| defaults.and_then(|d| d.get(name))) {
+            None | Some(Value::Object(_)) => String::new(),
+            Some(Value::Null) => "none".into(),
+            Some(default) => format!("`{default}`"),
+        };
+        rows.push_str(&format!("| `{path}` | {} | {default} | {description} |\n", kind(root, property)));
+        for choice in choices(property) {
+            if let (Some(value), Some(meaning)) = (choice.get("const"), choice.get("description")) {
+                let (value, meaning) = (value.as_str().unwrap_or_default(), meaning.as_str().unwrap_or_default());
+                rows.push_str(&format!("| | | | `{value}`: {} |\n", meaning.replace('\n', " ")));
+            }
+        }
+        let object =
+            [property].into_iter().chain(any_of(property)).map(|p| resolve(root, p)).find_map(|p| p.get("properties"));
+        fields(root, &format!("{path}."), object, property.get("default"), rows)?;
+    }
+    Ok(())
+}
+
+fn resolve<'a>(root: &'a Value, property: &'a Value) -> &'a Value {
+    let reference = property.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix('#'));
+    reference.and_then(|path| root.pointer(path)).unwrap_or(property)
+}
+
+fn any_of(property: &Value) -> impl Iterator<Item = &Value> {
+    property.get("anyOf").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn choices(property: &Value) -> Vec<&Value> {
+    let of = |value: &'_ Value| {
+        value.get("oneOf").and_then(Value::as_array).map(|list| list.iter().collect::<Vec<_>>()).is_some()
+    };
+    let item = property.get("items").filter(|items| of(items)).unwrap_or(property);
+    item.get("oneOf").and_then(Value::as_array).into_iter().flatten().collect()
+}
+
+fn kind(root: &Value, property: &Value) -> String {
+    let property =
+        any_of(property).find(|p| p.get("type") != Some(&Value::from("null"))).map_or(property, |p| resolve(root, p));
+    let words: Vec<&str> = match property.get("type") {
+        Some(Value::String(word)) => vec![word],
+        Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).filter(|word| *word != "null").collect(),
+        _ => vec![],
+    };
+    let range = |map: &Map<String, Value>| match (map.get("minimum"), map.get("maximum")) {
+        (Some(least), Some(most)) => format!(", {least} to {most}"),
+        _ => String::new(),
+    };
+    let range = property.as_object().map(range).unwrap_or_default();
+    let pattern = property.get("pattern").and_then(Value::as_str).unwrap_or_default();
+    match words.as_slice() {
+        _ if property.get("oneOf").is_some() => "one of".into(),
+        ["array"] => "list of".into(),
+        ["string"] if pattern.contains("ms|s|m|h") => "duration, `\"250ms\"`".into(),
+        ["string"] if !pattern.is_empty() => "header name".into(),
+        ["boolean"] => "true or false".into(),
+        ["integer"] => format!("whole number{range}"),
+        ["number"] => format!("number{range}"),
+        words => words.join(" or "),
+    }
+}
+
+fn metrics(metrics: &[&Metric]) -> String {
+    let mut rows = String::from("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
+    for metric in metrics {
+        let kind = match metric.kind {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        rows.push_str(&format!("| `{}` | {kind} | {} | {} |\n", metric.name, labels.join(", "), metric.help));
+    }
+    rows
+}
+
+/// What makes labels of them, for plain Envoy and for Istio.
+fn stats_tags(metrics: &[&Metric]) -> String {
+    let mut labels: Vec<&str> = metrics.iter().flat_map(|metric| metric.labels).copied().collect();
+    labels.sort_unstable();
+    labels.dedup();
+    let envoy: String =
+        labels.iter().map(|l| format!("    - {{ tag_name: {l}, regex: '{}' }}\n", tag_regex(l))).collect();
+    format!(
+        "```yaml\n# Plain Envoy, bootstrap\nstats_config:\n  stats_tags:\n{envoy}---\n\
+         # Istio, pod annotation\nproxy.istio.io/config: |\n  extraStatTags: [{}]\n```\n",
+        labels.join(", ")
+    )
 }

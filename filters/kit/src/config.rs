@@ -12,7 +12,7 @@ use serde::{
 /// Reads a plugin's configuration: JSON text, as the proxy hands it over. Nothing at all is an empty object, since a
 /// mesh sends an empty string for a plugin without configuration.
 ///
-/// serde_json reads the text into a [`Tree`], and the type is made from that. So a refusal knows its path, an array is
+/// serde_json reads the text into a tree, and the type is made from that. So a refusal knows its path, an array is
 /// never taken for an object, a key never stands twice, and no refusal repeats a value, which may be a secret. And the
 /// module is smaller: serde_json's own errors can print floating-point numbers, which alone is 20 KB.
 pub fn parse<C: DeserializeOwned>(text: &[u8]) -> Result<C, Refusal> {
@@ -248,7 +248,7 @@ fn plain(expected: &dyn de::Expected) -> String {
 
 /// A share from 0 to 1, both included.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize), schemars(inline))]
 pub struct Ratio(#[cfg_attr(feature = "schema", schemars(range(min = 0.0, max = 1.0)))] f64);
 
 impl Ratio {
@@ -271,6 +271,7 @@ impl<'de> Deserialize<'de> for Ratio {
 
 /// A whole number within bounds, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize))]
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
@@ -309,7 +310,7 @@ impl<const MIN: u32, const MAX: u32> schemars::JsonSchema for Bounded<MIN, MAX> 
     }
 }
 
-/// A span of time, written `"250ms"`, `"1.5s"` is not taken: a whole number and one of `ms`, `s`, `m`, `h`.
+/// A span of time: a whole number and one of `ms`, `s`, `m`, `h`, such as `"250ms"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duration {
     ms: u64,
@@ -356,6 +357,17 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
+/// For the default values in a schema.
+#[cfg(feature = "schema")]
+impl serde::Serialize for Duration {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let whole =
+            [("h", 3_600_000), ("m", 60_000), ("s", 1_000)].into_iter().find(|(_, ms)| self.ms.is_multiple_of(*ms));
+        let (unit, ms) = whole.unwrap_or(("ms", 1));
+        serializer.collect_str(&format_args!("{}{unit}", self.ms.checked_div(ms).unwrap_or(0)))
+    }
+}
+
 #[cfg(feature = "schema")]
 impl schemars::JsonSchema for Duration {
     fn inline_schema() -> bool {
@@ -371,6 +383,7 @@ impl schemars::JsonSchema for Duration {
 
 /// The name of a header, in lower case. Pseudo headers and `host` are not taken: changing them changes the route.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize))]
 pub struct HeaderName(Cow<'static, str>);
 
 impl HeaderName {

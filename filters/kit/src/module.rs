@@ -75,17 +75,7 @@ macro_rules! export {
     };
 }
 
-/// Makes one filter of several, without touching any of them.
-///
-/// ```ignore
-/// kit::compose! {
-///     /// What it is.
-///     pub mod duo: Duo = "duo" {
-///         trace_id: TraceId,
-///         stamp: Stamp,
-///     }
-/// }
-/// ```
+/// Makes one filter of several, without touching any of them: `pub mod name: Type = "name" { key: Filter, … }`.
 ///
 /// The configuration has a key per filter, `{"trace_id": {…}, "stamp": {…}}`; one that is left out costs nothing, and a
 /// refusal names the filter it comes from. Requests pass the filters in the order given and responses in the reverse,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 /// Configuration of trace-id. Every field may be left out.
 #[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Formats that are read, in this order: the first with a valid context wins. What a format's headers hold that is
@@ -54,7 +54,7 @@ impl Default for Config {
 
 /// A family of headers that a context is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// `traceparent` and `tracestate`.
@@ -84,7 +84,7 @@ impl Format {
 
 /// A form that a context is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum Inject {
     /// `traceparent` and `tracestate`.
@@ -116,7 +116,7 @@ impl Inject {
 
 /// What happens to a request without `x-request-id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum RequestId {
     /// Nothing.
@@ -129,7 +129,7 @@ pub enum RequestId {
 
 /// How traces that begin here are sampled.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampling {
     /// The rule.
@@ -140,7 +140,7 @@ pub struct Sampling {
 
 /// The rule for a trace that begins here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum RootSampler {
     /// All of them.
@@ -154,7 +154,7 @@ pub enum RootSampler {
 
 /// What a caller's trace context is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
     /// It is continued.
@@ -167,21 +167,21 @@ pub enum Trust {
 
 /// When to look for a context of the proxy's own tracer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum FollowTracer {
     /// At each of a worker's first 256 requests, and if none had one, at every 16th from then on; once one had one, at
     /// each. A tracer writes into every request of its listener, sampled or not, so it is found at the first.
     Auto,
-    /// At each request.
+    /// At every request.
     Always,
-    /// Never: no tracer is configured, or what it writes does not matter.
+    /// Not at all: there is no tracer, or what it writes does not matter.
     Never,
 }
 
 /// What the caller is told.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(deny_unknown_fields, default)]
 pub struct Response {
     /// Name of a response header for the trace id, such as `x-trace-id`.
@@ -194,7 +194,7 @@ pub struct Response {
 
 /// Joining by a forwarded header.
 #[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline))]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(deny_unknown_fields, default)]
 pub struct Join {
     /// The header that the application forwards, at most 128 bytes of value.

@@ -148,6 +148,11 @@ impl Filter for TraceId {
                 "makes no difference with `trust: accept`, give `restart` or `link`",
             ));
         }
+        if let Some(join) = &config.join
+            && !(100..=3_600_000).contains(&join.ttl.ms())
+        {
+            return Err(Refusal::at("join.ttl", "is out of range, give a duration from 100ms to 1h"));
+        }
         let root = match (config.sampling.root, config.sampling.ratio) {
             (RootSampler::AlwaysOn, None) => Root::AlwaysOn,
             (RootSampler::AlwaysOff, None) => Root::AlwaysOff,

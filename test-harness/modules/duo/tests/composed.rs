@@ -1,5 +1,14 @@
 //! Two filters in one module: one read of the headers, changes seen by the next, refusals that name their filter.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a test that is wrong shall stop"
+)]
 
 use duo::duo::Duo;
 use kit::{

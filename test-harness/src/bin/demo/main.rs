@@ -2,6 +2,13 @@
 //!
 //! A filter's part of the tour is a file of its own: the listeners it needs, and its steps.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a tour that goes wrong shall stop"
+)]
+
 mod tour;
 mod trace_id;
 

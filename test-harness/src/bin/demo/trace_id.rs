@@ -45,20 +45,32 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
     let sent = first.upstream.and_then(|headers| headers.text("x-b3-traceid")).context("no x-b3-traceid upstream")?;
     ensure!(first.log["trace_id"] == sent.as_str(), "the log and the wire differ");
 
-    tour.step("A trace goes on, in every format that is wanted", "Same trace, a new span, the caller's span as parent.");
+    tour.step(
+        "A trace goes on, in every format that is wanted",
+        "Same trace, a new span, the caller's span as parent.",
+    );
     tour.row("configured", &configurations()[1].1.to_string());
     let formats = ["traceparent", "tracestate", "b3", "uber", "x-datadog", "x-amzn"];
     tour.send("w3c", &[("traceparent", TRACEPARENT), ("tracestate", "vendor=opaque")], &formats).await?;
 
-    tour.step("What is not valid does not go on", "All-zero ids are invalid (W3C Trace Context, 3.2.2.3): a new trace.");
+    tour.step(
+        "What is not valid does not go on",
+        "All-zero ids are invalid (W3C Trace Context, 3.2.2.3): a new trace.",
+    );
     let zero = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
     tour.send("w3c", &[("traceparent", zero), ("tracestate", "vendor=opaque")], &["traceparent", "tracestate"]).await?;
 
-    tour.step("An edge does not take a stranger's trace", "A new trace, sampled by the edge's own rule (1 in 4); the stranger's is in the log.");
+    tour.step(
+        "An edge does not take a stranger's trace",
+        "A new trace, sampled by the edge's own rule (1 in 4); the stranger's is in the log.",
+    );
     tour.row("configured", &configurations()[2].1.to_string());
     tour.send("edge", &[("traceparent", TRACEPARENT)], &["traceparent", "tracestate"]).await?;
 
-    tour.step("A wrong configuration is refused, the old one goes on", "The refusal says where, and what would be right.");
+    tour.step(
+        "A wrong configuration is refused, the old one goes on",
+        "The refusal says where, and what would be right.",
+    );
     let mut pushed = listeners()?;
     pushed[0] = listener("b3", json!({ "inject": ["b3"], "sampling": { "root": "ratio", "ratio": 25 } }))?;
     tour.row("pushed", r#"{"inject": ["b3"], "sampling": {"root": "ratio", "ratio": 25}}"#);
