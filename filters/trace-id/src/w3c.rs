@@ -23,17 +23,22 @@ const RANDOM: u8 = 0x02;
 /// # Errors
 /// The reason why the trace has to start anew. Two headers are [`Invalid::Duplicate`], which the caller finds out.
 pub fn parse_traceparent(value: &[u8]) -> Result<Remote, Invalid> {
-    let mut fields = trim_ows(value).splitn(5, |byte| *byte == b'-');
-    let mut field = || fields.next().unwrap_or_default();
-    let [version] = hex::decode_lower(field())?;
+    let value = trim_ows(value);
+    // Every field has its place; whatever stands where a hyphen should is found there.
+    let (fixed, rest) = value.split_at_checked(55).ok_or(Invalid::Length)?;
+    let field = |from: usize, to: usize| match (fixed.get(from..to), fixed.get(to)) {
+        (Some(field), None | Some(b'-')) => Ok(field),
+        _ => Err(Invalid::Length),
+    };
+    let [version] = hex::decode_lower(field(0, 2)?)?;
     if version == 0xff {
         return Err(Invalid::Version);
     }
-    let trace_id = TraceId::new(hex::decode_lower(field())?).ok_or(Invalid::Zero)?;
-    let span_id = SpanId::new(hex::decode_lower(field())?).ok_or(Invalid::Zero)?;
-    let [flags] = hex::decode_lower(field())?;
+    let trace_id = TraceId::new(hex::decode_lower(field(3, 35)?)?).ok_or(Invalid::Zero)?;
+    let span_id = SpanId::new(hex::decode_lower(field(36, 52)?)?).ok_or(Invalid::Zero)?;
+    let [flags] = hex::decode_lower(field(53, 55)?)?;
     // "Versioning of traceparent": only a later version may go on, and what it says there is not ours to read.
-    if version == 0 && fields.next().is_some() {
+    if !rest.is_empty() && (version == 0 || !rest.starts_with(b"-")) {
         return Err(Invalid::Length);
     }
     Ok(Remote {

@@ -13,13 +13,14 @@ use serde_json::json;
 use test_harness::bench::{Arm, Settings, run};
 use test_harness::{HttpFilter, module, root};
 
-const SDK: &str = "no-op, SDK as built";
-const LUA: &str = "no-op, Lua (request only)";
-const LUA_GENERATING: &str = "trace id in Lua, generating";
-const LUA_CONTINUING: &str = "trace id in Lua, continuing";
+const SDK: &str = "no-op, proxy-wasm crate as built";
+const LUA_CHAIN: &str = "trace id in Lua, in a chain";
+const LUA_GENERATING: &str = "trace id in Lua, alone, generating";
+const LUA_CONTINUING: &str = "trace id in Lua, alone, continuing";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// How often a no-op is placed: it is cheap beside what the first filter of a chain pays.
+/// How often a filter is placed to see what one more of it costs: the first of a chain pays for things that the next do
+/// not, such as choosing the route again once the headers have changed.
 const TIMES: usize = 10;
 
 fn wasm(name: &str) -> Result<HttpFilter> {
@@ -32,22 +33,26 @@ fn script(path: PathBuf) -> Result<HttpFilter> {
 }
 
 /// What is measured; an arm whose file is missing is an error, with the reason.
-fn arms() -> [Result<Arm>; 7] {
-    let trace_id = || Ok(wasm("trace-id")?.config(json!({})));
+fn arms() -> Vec<Result<Arm>> {
     let lua = || script(root().join("test-harness/bench/trace_id.lua"));
+    let trace_id = |configuration| Ok(wasm("trace-id")?.config(configuration));
+    let idle = HttpFilter::lua("noop", "function envoy_on_request(handle) end");
+    // In a chain every instance but the last would find that somebody replaced its context, and follow it.
+    let chained = || trace_id(json!({ "follow_tracer": "never" }));
+    let alone = || trace_id(json!({}));
     let generating = |name: &str, filter| Arm::new(name).filter(filter);
     let continuing = |name: &str, filter| Arm::new(name).filter(filter).header("traceparent", TRACEPARENT);
-    [
+    vec![
         wasm("noop-sdk").map(|filter| Arm::new(SDK).filter(filter).repeat(TIMES)),
-        wasm("noop").map(|filter| Arm::new("no-op, this kit").filter(filter).repeat(TIMES).versus(SDK)),
-        Ok(Arm::new(LUA)
-            .filter(HttpFilter::lua("noop", "function envoy_on_request(handle) end"))
-            .repeat(TIMES)
-            .versus(SDK)),
+        wasm("noop").map(|filter| Arm::new("no-op, this kit, no phase").filter(filter).repeat(TIMES).versus(SDK)),
+        wasm("called").map(|filter| Arm::new("no-op, this kit, one phase").filter(filter).repeat(TIMES).versus(SDK)),
+        Ok(Arm::new("no-op, Lua, one phase").filter(idle).repeat(TIMES).versus(SDK)),
+        lua().map(|filter| continuing(LUA_CHAIN, filter).repeat(TIMES)),
+        chained().map(|filter| continuing("trace-id, in a chain", filter).repeat(TIMES).versus(LUA_CHAIN)),
         lua().map(|filter| generating(LUA_GENERATING, filter)),
-        trace_id().map(|filter| generating("trace-id, generating", filter).versus(LUA_GENERATING)),
+        alone().map(|filter| generating("trace-id, alone, generating", filter).versus(LUA_GENERATING)),
         lua().map(|filter| continuing(LUA_CONTINUING, filter)),
-        trace_id().map(|filter| continuing("trace-id, continuing", filter).versus(LUA_CONTINUING)),
+        alone().map(|filter| continuing("trace-id, alone, continuing", filter).versus(LUA_CONTINUING)),
     ]
 }
 
