@@ -341,9 +341,11 @@ impl TraceId {
             (_, Some(ot)) if asked == Sampling::Defer && local.sampled() && self.inject.has(Format::W3c) => {
                 StateChange::Set(["ot=", ot].concat().into_bytes())
             }
-            // It belongs to a traceparent that is not there or does not count.
+            // It belongs to a traceparent that is not there or does not go on.
             _ if incoming.tracestate
-                && (untrusted || self.inject.has(Format::W3c) || self.extract.has(Format::W3c)) =>
+                && (untrusted
+                    || self.inject.has(Format::W3c)
+                    || self.extract.has(Format::W3c) && !incoming.present.has(Format::W3c)) =>
             {
                 StateChange::Remove
             }

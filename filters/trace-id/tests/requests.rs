@@ -129,6 +129,19 @@ fn the_first_valid_format_wins_and_what_is_not_valid_goes() {
 }
 
 #[test]
+fn a_format_that_is_not_written_passes_through_whole() {
+    let w3c = [("traceparent", TRACEPARENT), ("tracestate", "vendor=1"), ("x-request-id", "r")];
+    let b3 = [("b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1")];
+    let mut proxy = proxy(r#"{"extract": ["b3", "w3c"], "inject": ["b3_single"]}"#);
+    let upstream = proxy.request(pairs(&[&w3c[..], &b3].concat()));
+    for (name, value) in w3c {
+        assert_eq!(get(&upstream, name).unwrap(), value);
+    }
+    let upstream = proxy.request(pairs(&[("tracestate", "vendor=1")]));
+    assert_eq!(get(&upstream, "tracestate"), None, "without its traceparent it means nothing");
+}
+
+#[test]
 fn an_invalid_traceparent_starts_a_new_trace_and_drops_tracestate() {
     for (value, reason) in [
         ("00-00000000000000000000000000000000-b7ad6b7169203331-01", "zero"),
