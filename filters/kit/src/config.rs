@@ -9,19 +9,134 @@ use serde::{
     de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor},
 };
 
-/// Reads a plugin's configuration: JSON text, as the proxy hands it over. Nothing at all is an empty object, since a
-/// mesh sends an empty string for a plugin without configuration.
+/// Reads a plugin's configuration: JSON text, which is what a mesh hands over and what plain Envoy does with a
+/// `StringValue`; or a `google.protobuf.Struct`, which plain Envoy hands over as the message's bytes. Nothing at all is
+/// an empty object, since a mesh sends an empty string for a plugin without configuration.
 ///
 /// serde_json reads the text into a tree, and the type is made from that. So a refusal knows its path, an array is
 /// never taken for an object, a key never stands twice, and no refusal repeats a value, which may be a secret. And the
 /// module is smaller: serde_json's own errors can print floating-point numbers, which alone is 20 KB.
 pub fn parse<C: DeserializeOwned>(text: &[u8]) -> Result<C, Refusal> {
-    let text = if text.trim_ascii().is_empty() { b"{}" } else { text };
-    let tree: Tree = serde_json::from_slice(text).map_err(|error| {
-        let what = if error.is_data() { "" } else { "is not JSON: " };
-        Refusal::at("", &format!("{what}{error}"))
-    })?;
+    let tree = if text.trim_ascii().is_empty() { Tree::Object(Vec::new()) } else { read(text)? };
     C::deserialize(&tree)
+}
+
+fn read(text: &[u8]) -> Result<Tree, Refusal> {
+    // Never both: a message holds bytes that JSON does not.
+    serde_json::from_slice(text).or_else(|error| {
+        protobuf::read_struct(text).ok_or_else(|| {
+            let example = "give an object such as {\"field\": \"value\"}";
+            Refusal::at("", &format!("is not JSON ({error}), {example}"))
+        })
+    })
+}
+
+/// `google.protobuf.Struct` in the wire format: just enough of it, as a library for all of protobuf would be larger than
+/// the rest of a module.
+mod protobuf {
+    use super::Tree;
+    use crate::prelude::*;
+
+    /// As deep as serde_json goes.
+    const DEPTH: u32 = 128;
+
+    /// Fields of a message: their number, and their content (fixed64 and length-delimited as bytes, varint as a number).
+    struct Fields<'a>(&'a [u8]);
+
+    enum Content<'a> {
+        Number(u64),
+        Bytes(&'a [u8]),
+    }
+
+    impl<'a> Fields<'a> {
+        fn varint(&mut self) -> Option<u64> {
+            let mut value = 0;
+            for shift in (0..64).step_by(7) {
+                let (byte, rest) = self.0.split_first()?;
+                self.0 = rest;
+                value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+                if *byte < 0x80 {
+                    return Some(value);
+                }
+            }
+            None
+        }
+
+        fn take(&mut self, length: u64) -> Option<&'a [u8]> {
+            let (taken, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
+            self.0 = rest;
+            Some(taken)
+        }
+
+        /// The next field; `Some(None)` at the end, `None` where it is no message.
+        fn next(&mut self) -> Option<Option<(u64, Content<'a>)>> {
+            if self.0.is_empty() {
+                return Some(None);
+            }
+            let tag = self.varint()?;
+            let content = match tag & 7 {
+                0 => Content::Number(self.varint()?),
+                1 => Content::Bytes(self.take(8)?),
+                2 => {
+                    let length = self.varint()?;
+                    Content::Bytes(self.take(length)?)
+                }
+                _ => return None,
+            };
+            Some(Some((tag >> 3, content)))
+        }
+    }
+
+    /// `Struct`: field 1, repeated, is an entry of key (1) and value (2).
+    pub(super) fn read_struct(message: &[u8]) -> Option<Tree> {
+        object(message, DEPTH)
+    }
+
+    fn object(message: &[u8], depth: u32) -> Option<Tree> {
+        let mut fields = Fields(message);
+        let mut pairs: Vec<(String, Tree)> = Vec::new();
+        while let Some((number, Content::Bytes(entry))) = fields.next()? {
+            let (mut key, mut item) = (None, None);
+            let mut parts = Fields(entry);
+            while let Some(part) = parts.next()? {
+                match part {
+                    (1, Content::Bytes(text)) => key = Some(str::from_utf8(text).ok()?),
+                    (2, Content::Bytes(message)) => item = Some(value(message, depth.checked_sub(1)?)?),
+                    _ => return None,
+                }
+            }
+            if number != 1 {
+                return None;
+            }
+            pairs.push((key?.into(), item?));
+        }
+        fields.0.is_empty().then_some(Tree::Object(pairs))
+    }
+
+    /// `Value`: one of null (1), number (2), string (3), bool (4), struct (5), list (6).
+    fn value(message: &[u8], depth: u32) -> Option<Tree> {
+        let mut fields = Fields(message);
+        let tree = match fields.next()?? {
+            (1, Content::Number(_)) => Tree::Null,
+            (2, Content::Bytes(number)) => Tree::number(f64::from_le_bytes(*number.first_chunk()?)),
+            (3, Content::Bytes(text)) => Tree::Text(str::from_utf8(text).ok()?.into()),
+            (4, Content::Number(truth)) => Tree::Bool(truth != 0),
+            (5, Content::Bytes(message)) => object(message, depth)?,
+            (6, Content::Bytes(message)) => {
+                let mut items = Vec::new();
+                let mut list = Fields(message);
+                while let Some(item) = list.next()? {
+                    match item {
+                        (1, Content::Bytes(message)) => items.push(value(message, depth.checked_sub(1)?)?),
+                        _ => return None,
+                    }
+                }
+                Tree::List(items)
+            }
+            _ => return None,
+        };
+        fields.0.is_empty().then_some(tree)
+    }
 }
 
 /// A JSON text, read.
@@ -57,7 +172,7 @@ impl<'de> Deserialize<'de> for Tree {
                 Ok(Tree::Signed(value))
             }
             fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
-                Ok(Tree::Float(value))
+                Ok(Tree::number(value))
             }
             fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
                 Ok(Tree::Text(value.into()))
@@ -71,11 +186,8 @@ impl<'de> Deserialize<'de> for Tree {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
                 let mut pairs: Vec<(String, Tree)> = Vec::new();
-                while let Some((key, value)) = map.next_entry::<String, Tree>()? {
-                    if pairs.iter().any(|(earlier, _)| *earlier == key) {
-                        return Err(de::Error::custom(format_args!("`{key}` stands there twice, take one out")));
-                    }
-                    pairs.push((key, value));
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
                 }
                 Ok(Tree::Object(pairs))
             }
@@ -96,7 +208,7 @@ impl<'de> Deserializer<'de> for &'de Tree {
             Tree::Float(value) => visitor.visit_f64(*value),
             Tree::Text(value) => visitor.visit_str(value),
             Tree::List(items) => visitor.visit_seq(Items { items: items.iter().enumerate() }),
-            Tree::Object(pairs) => visitor.visit_map(Fields { pairs: pairs.iter(), value: None }),
+            Tree::Object(pairs) => visitor.visit_map(Fields { pairs, at: 0 }),
         }
     }
 
@@ -144,6 +256,16 @@ impl<'de> Deserializer<'de> for &'de Tree {
 }
 
 impl Tree {
+    /// A number without a fraction is a whole one, however it was written: `6e2`, or any number of a Struct.
+    #[allow(clippy::as_conversions)] // Casts from float saturate, and one that changed the number is not taken.
+    fn number(value: f64) -> Self {
+        let whole = value as i64;
+        if whole as f64 != value || whole == i64::MAX {
+            return Tree::Float(value);
+        }
+        u64::try_from(whole).map_or(Tree::Signed(whole), Tree::Unsigned)
+    }
+
     fn kind(&self) -> de::Unexpected<'_> {
         match self {
             Tree::Null => de::Unexpected::Unit,
@@ -179,19 +301,22 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 }
 
 struct Fields<'de> {
-    pairs: core::slice::Iter<'de, (String, Tree)>,
-    value: Option<(&'de str, &'de Tree)>,
+    pairs: &'de [(String, Tree)],
+    at: usize,
 }
 
 impl<'de> MapAccess<'de> for Fields<'de> {
     type Error = Refusal;
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
-        let Some((key, value)) = self.pairs.next() else { return Ok(None) };
-        self.value = Some((key, value));
+        let Some((key, _)) = self.pairs.get(self.at) else { return Ok(None) };
+        if self.pairs.iter().take(self.at).any(|(earlier, _)| earlier == key) {
+            return Err(Refusal::at(key, "stands there twice, take one out"));
+        }
         seed.deserialize(key.as_str().into_deserializer()).map(Some).map_err(|refusal: Refusal| refusal.within(key))
     }
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refusal> {
-        let (key, value) = self.value.take().ok_or_else(|| Refusal::at("", "a value without a key"))?;
+        let (key, value) = self.pairs.get(self.at).ok_or_else(|| Refusal::at("", "a value without a key"))?;
+        self.at = self.at.saturating_add(1);
         seed.deserialize(value).map_err(|refusal| refusal.within(key))
     }
 }
@@ -238,8 +363,9 @@ impl de::Error for Refusal {
 fn plain(expected: &dyn de::Expected) -> String {
     let expected = expected.to_string();
     match expected.as_str() {
-        "u8" | "u16" | "u32" | "u64" => "a whole number".into(),
+        "i64" | "u64" => "a whole number".into(),
         "f64" => "a number".into(),
+        "a boolean" => "a truth value, true or false,".into(),
         "a sequence" => "a list".into(),
         "a string" => "a text".into(),
         _ => expected,
@@ -291,8 +417,10 @@ impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
 
 impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Bounded<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = u32::deserialize(deserializer)?;
-        Self::new(value)
+        let value = i64::deserialize(deserializer)?;
+        u32::try_from(value)
+            .ok()
+            .and_then(Self::new)
             .ok_or_else(|| de::Error::custom(format_args!("is out of range, give a whole number from {MIN} to {MAX}")))
     }
 }
@@ -381,12 +509,27 @@ impl schemars::JsonSchema for Duration {
     }
 }
 
-/// The name of a header, in lower case. Pseudo headers and `host` are not taken: changing them changes the route.
+/// The name of a header, in lower case. Pseudo headers are not taken, nor those that a connection lives by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(serde::Serialize))]
 pub struct HeaderName(Cow<'static, str>);
 
 impl HeaderName {
+    /// Headers that say how a message is framed and where it goes (RFC 9110, 7.6.1 and 8.6): a filter that wrote one would
+    /// break the connection.
+    const OF_THE_PROXY: [&'static str; 10] = [
+        "connection",
+        "content-encoding",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+
     /// `x-request-id`, which the proxy gives every request unless told not to.
     pub const REQUEST_ID: Self = Self(Cow::Borrowed("x-request-id"));
 
@@ -401,13 +544,13 @@ impl<'de> Deserialize<'de> for HeaderName {
         let name = String::deserialize(deserializer)?.to_ascii_lowercase();
         // RFC 9110 5.6.2: token.
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if !name.is_empty() && name.len() <= 64 && name.bytes().all(token) && name != "host" {
-            Ok(Self(name.into()))
-        } else {
-            Err(de::Error::custom(
-                "is no header name, give 1 to 64 letters, digits or `-`, without `:`, and not `host`",
-            ))
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+            return Err(de::Error::custom("is no header name, give 1 to 64 letters, digits or `-`, without `:`"));
         }
+        if Self::OF_THE_PROXY.contains(&name.as_str()) {
+            return Err(de::Error::custom("is a header that the proxy itself lives by, give another"));
+        }
+        Ok(Self(name.into()))
     }
 }
 
@@ -420,11 +563,15 @@ impl schemars::JsonSchema for HeaderName {
         "HeaderName".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$" })
+        let names = Self::OF_THE_PROXY;
+        schemars::json_schema!({
+            "type": "string", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$", "not": { "enum": names }
+        })
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::as_conversions, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 
@@ -469,20 +616,22 @@ mod tests {
             (r#"{"inner": {"share": 1.5}, "name": "x"}"#, "inner.share", "is out of range, give a number from 0 to 1"),
             (r#"{"inner": {"share": "0.5"}}"#, "inner.share", "is a text, give a number"),
             (r#"{"inner": {"count": 10}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
-            (r#"{"inner": {"count": -1}}"#, "inner.count", "is out of range, give a whole number"),
+            (r#"{"inner": {"count": -1}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
+            (r#"{"inner": {"count": 99999999999}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
+            (r#"{"inner": {"header": "Content-Length"}}"#, "inner.header", "is a header that the proxy itself"),
             (r#"{"inner": {"count": 2.5}}"#, "inner.count", "is a number with a fraction, give a whole number"),
             (r#"{"inner": {"wait": "5 secrets"}}"#, "inner.wait", "is out of range, give a duration such as \"250ms\""),
             (r#"{"inner": {"wait": 5}}"#, "inner.wait", "is a whole number, give a duration such as"),
             (r#"{"inner": {"wait": "99999999999999999999h"}}"#, "inner.wait", "is out of range, give a duration"),
             (r#"{"inner": {"header": ":path"}}"#, "inner.header", "is no header name, give 1 to 64"),
             (r#"{"more": [{}, {"share": 0.5, "shape": 1}]}"#, "more[1].shape", "is no field, give one of share,"),
-            (r#"{"inner": {}, "inner": {}}"#, "", "`inner` stands there twice, take one out"),
+            (r#"{"inner": {}, "inner": {}}"#, "inner", "stands there twice, take one out"),
             (r#"{"inner": [0.5]}"#, "inner", "is a list, give an object"),
             (r#"{"inner": null}"#, "inner", "is null, give an object"),
             (r#"[1]"#, "", "is a list, give an object"),
-            (r#"{"name": "x""#, "", "is not JSON: EOF while parsing an object at line 1 column 12"),
-            (r#"{} {}"#, "", "is not JSON: trailing characters"),
-            (r#"name: x"#, "", "is not JSON: expected"),
+            (r#"{"name": "x""#, "", "is not JSON (EOF while parsing an object at line 1 column 12), give an object"),
+            (r#"{} {}"#, "", "is not JSON (trailing characters"),
+            (r#"name: x"#, "", "is not JSON (expected"),
             ("\u{fe}", "", "is not JSON"),
         ] {
             let refusal = parse::<Outer>(text.as_bytes()).expect_err(text);
@@ -497,6 +646,56 @@ mod tests {
         for text in ["", " \n", "{}"] {
             assert_eq!(parse::<Outer>(text.as_bytes()).unwrap().name, "none");
         }
+    }
+
+    #[test]
+    fn a_struct_is_read_as_the_same_json() {
+        let field = |key: &str, value: &[u8]| {
+            let entry = [&[0x0a, key.len() as u8], key.as_bytes(), &[0x12, value.len() as u8], value].concat();
+            [&[0x0a, entry.len() as u8], &entry[..]].concat()
+        };
+        let number = |number: f64| [&[0x11][..], &number.to_le_bytes()].concat();
+        let text = |text: &str| [&[0x1a, text.len() as u8], text.as_bytes()].concat();
+        let wrap = |tag: u8, inner: &[u8]| [&[tag, inner.len() as u8], inner].concat();
+        let inner = wrap(0x2a, &[field("share", &number(0.5)), field("count", &number(3.0))].concat());
+        let up = text("up");
+        let list = wrap(0x32, &wrap(0x0a, &up));
+        let message = [field("name", &text("x")), field("inner", &inner), field("list", &list)].concat();
+        let outer: Outer = parse(&message).unwrap();
+        assert_eq!((outer.name.as_str(), outer.list.len()), ("x", 1));
+        assert_eq!((outer.inner.share.unwrap().get(), outer.inner.count.unwrap().get()), (0.5, 3));
+        let wrong = [field("inner", &wrap(0x2a, &field("count", &number(2.5))))].concat();
+        let refusal = parse::<Outer>(&wrong).unwrap_err();
+        assert_eq!(refusal.to_string(), "at `inner.count`: is a number with a fraction, give a whole number");
+        // Cut short, or with bytes changed, it is refused or read as something else, and never more.
+        for end in 0..message.len() {
+            let _ = parse::<Outer>(&message[..end]);
+            let mut changed = message.clone();
+            changed[end] ^= 0xff;
+            let _ = parse::<Outer>(&changed);
+        }
+        // A list in a list in a list …: deeper than anybody means.
+        let varint = |mut n: usize| {
+            let mut out = vec![];
+            while n > 127 {
+                out.push(n as u8 | 0x80);
+                n >>= 7;
+            }
+            out.push(n as u8);
+            out
+        };
+        let deep = (0..2_000).fold(number(1.0), |inner, _| {
+            let list = [vec![0x0a], varint(inner.len()), inner].concat();
+            [vec![0x32], varint(list.len()), list].concat()
+        });
+        let entry = [vec![0x0a, 4], b"list".to_vec(), vec![0x12], varint(deep.len()), deep].concat();
+        assert!(parse::<Outer>(&[vec![0x0a], varint(entry.len()), entry].concat()).is_err());
+    }
+
+    #[test]
+    fn a_number_without_a_fraction_is_whole() {
+        assert_eq!(parse::<Inner>(br#"{"count": 3.0}"#).unwrap().count.unwrap().get(), 3);
+        assert_eq!(parse::<Inner>(br#"{"count": 0.3e1, "share": 1}"#).unwrap().count.unwrap().get(), 3);
     }
 
     #[test]

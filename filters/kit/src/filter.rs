@@ -140,7 +140,9 @@ impl Refusal {
 
 impl core::fmt::Display for Refusal {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let path = if self.path.is_empty() { "(top level)" } else { &self.path };
+        // A path is made of keys that somebody wrote: it stays on its line, and short.
+        let path: String = self.path.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
+        let path = if path.is_empty() { "(top level)" } else { &path };
         write!(f, "at `{path}`: {}", self.problem)
     }
 }

@@ -179,10 +179,13 @@ enum Op {
 
 /// What the scratch space may keep between requests; a larger one goes back after the request that needed it.
 const KEPT: usize = 16 * 1024;
+/// The same for the list of changes.
+const KEPT_EDITS: usize = 256;
 
 impl Edits {
     fn clear(&mut self) {
         self.list.clear();
+        self.list.shrink_to(KEPT_EDITS);
         self.text.clear();
         self.text.shrink_to(KEPT);
     }

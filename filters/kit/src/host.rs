@@ -140,8 +140,8 @@ pub struct Reply {
 /// The proxy, as a filter sees it.
 ///
 /// In the proxy this is one hostcall per method; in tests, `testing::FakeHost`. No method panics, blocks or retries.
-/// What a call costs is in `docs`: those that return [`Bytes`] are several times dearer than the others, because the
-/// host enters the VM again for memory.
+/// Those that return [`Bytes`] are several times dearer than the others,
+/// because the host enters the VM again for memory: `docs/benchmarks.md` has figures.
 pub trait Host {
     /// Wall clock, nanoseconds since 1970; 0 where the host does not say.
     fn now_ns(&self) -> u64;

@@ -25,8 +25,8 @@ impl Metric {
         for (label, value) in self.labels.iter().zip(values) {
             name.push_str(label);
             name.push_str("=.=");
-            // `;.;` ends a value; without a `;` there is none.
-            name.extend(value.chars().map(|c| if c == ';' { '_' } else { c }));
+            // `=.=` and `;.;` are what a label is known by: without `=` and `;` a value can forge neither.
+            name.extend(value.chars().map(|c| if matches!(c, ';' | '=') { '_' } else { c }));
             name.push_str(";.;");
         }
         name
@@ -41,8 +41,11 @@ pub fn tag_regex(label: &str) -> String {
 /// The value of every label of the series that takes what is over the limit.
 pub const OVERFLOW: &str = "overflow";
 
-/// How many series a VM may have when the filter says nothing else.
+/// How many series a VM may have.
 pub const MAX_SERIES: usize = 1000;
+
+/// How long a label's value may be, in bytes; a longer one is cut.
+const MAX_VALUE: usize = 128;
 
 /// The VM's series. An id is asked for once per series; no series ever goes away in the proxy, so their number is
 /// bounded, and one more per metric counts what is over.
@@ -85,8 +88,10 @@ impl Metrics {
         self.key.clear();
         self.key.extend_from_slice(&core::ptr::from_ref(metric).addr().to_le_bytes());
         for value in values {
+            // Cut at a character, and with its length in front, so that no two lists of values have one key.
+            let value = value.get(..value.floor_char_boundary(MAX_VALUE)).unwrap_or_default();
+            self.key.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
             self.key.extend_from_slice(value.as_bytes());
-            self.key.push(0);
         }
         let place = match self.ids.binary_search_by(|(key, _)| (**key).cmp(&self.key)) {
             Ok(found) => return self.ids.get(found).and_then(|(_, id)| *id),
@@ -96,7 +101,9 @@ impl Metrics {
             return self.id(host, metric, &vec![OVERFLOW; values.len()]);
         }
         // One that cannot be defined is not asked for again: not per request.
-        let id = host.define_metric(metric.kind, &metric.series(values)).ok();
+        let values: Vec<&str> =
+            values.iter().map(|value| value.get(..value.floor_char_boundary(MAX_VALUE)).unwrap_or_default()).collect();
+        let id = host.define_metric(metric.kind, &metric.series(&values)).ok();
         self.ids.insert(place.min(self.ids.len()), (self.key.as_slice().into(), id));
         id
     }
@@ -119,6 +126,21 @@ mod tests {
         }
         assert_eq!(host.calls("define_metric"), 1);
         assert_eq!(host.metric("meshfilter_seen_totalwho=.=a_._b;.;how=.=well;.;"), Some(6));
+    }
+
+    #[test]
+    fn values_forge_no_labels_and_do_not_meet() {
+        let host = FakeHost::default();
+        let mut metrics = Metrics::default();
+        metrics.add(&host, &SEEN, &["how=.=forged;.;", "b"], 1);
+        assert_eq!(host.metric("meshfilter_seen_totalwho=.=how_._forged_._;.;how=.=b;.;"), Some(1));
+        for values in [["a", "\0b"], ["a\0", "b"], ["a\0b", ""]] {
+            metrics.add(&host, &SEEN, &values, 1);
+        }
+        assert_eq!(host.calls("define_metric"), 4);
+        metrics.add(&host, &SEEN, &["é".repeat(1000).as_str(), "b"], 1);
+        let cut = "é".repeat(64);
+        assert_eq!(host.metric(&format!("meshfilter_seen_totalwho=.={cut};.;how=.=b;.;")), Some(1));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use crate::prelude::*;
 use crate::{
-    Bytes, Context, Filter, Flow, Headers, Host, Metrics, Refusal, Rng, Status, config, headers::Edits, host::Map,
+    Bytes, Context, Filter, Flow, Headers, Host, Metrics, Phases, Refusal, Rng, Status, config, headers::Edits,
+    host::Map,
 };
 use alloc::rc::Rc;
 use core::{
@@ -99,8 +100,11 @@ impl<F: Filter> Vm<F> {
                 return false;
             }
         };
+        // A module without phases is told neither of requests nor of its plugins' ends: there is nothing to keep.
+        if F::PHASES == Phases::NONE {
+            return true;
+        }
         let Ok(mut inner) = self.0.try_borrow_mut() else { return false };
-        // A module without phases is not told of its plugins' beginnings.
         let inner = inner.get_or_insert_with(|| Inner::new(host));
         let plugin = host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
         // What traffic did goes over to the new configuration of the same plugin.

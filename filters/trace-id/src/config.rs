@@ -13,8 +13,10 @@ use serde::Deserialize;
 pub struct Config {
     /// Formats that are read, in this order: the first with a valid context wins. What a format's headers hold that is
     /// not valid is taken out of the request.
+    #[cfg_attr(feature = "schema", schemars(extend("uniqueItems" = true)))]
     pub extract: Vec<Format>,
     /// Formats that the upstream gets. Headers of other formats pass through.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1), extend("uniqueItems" = true)))]
     pub inject: Vec<Inject>,
     /// What happens to a request without `x-request-id`; an existing one is never changed.
     pub request_id: RequestId,
@@ -29,7 +31,9 @@ pub struct Config {
     /// Whether to look, when a request is over, for a context that the proxy's own tracer sent upstream in place of the
     /// filter's, and then log that one.
     pub follow_tracer: FollowTracer,
-    /// Joins the requests that an application makes to the one that it answers, by a header that it forwards.
+    /// Joins the requests that an application makes to the one that it answers, by a header that it forwards. What came in
+    /// through a listener of direction inbound is remembered, what goes out through one of direction outbound is joined;
+    /// a listener that says no direction does both, if `trust` is `accept`.
     pub join: Option<Join>,
     /// Longest `tracestate` that is sent on, in bytes; whole members are cut.
     pub tracestate_limit: Bounded<512, 65_536>,
@@ -201,7 +205,7 @@ pub struct Join {
     pub header: HeaderName,
     /// How many requests are remembered, over all workers; a newer one takes the place of an older.
     pub entries: Bounded<16, 65_536>,
-    /// For how long.
+    /// For how long: 100ms to 1h.
     pub ttl: Duration,
 }
 

@@ -17,6 +17,8 @@ pub const PARENT_ID: &str = "x-datadog-parent-id";
 pub const SAMPLING_PRIORITY: &str = "x-datadog-sampling-priority";
 /// Header name.
 pub const TAGS: &str = "x-datadog-tags";
+/// Header name. Where a trace comes from; it goes on as it came.
+pub const ORIGIN: &str = "x-datadog-origin";
 
 /// The tag with the high half of the trace id.
 const TID: &[u8] = b"_dd.p.tid=";

@@ -19,7 +19,7 @@ pub mod tracestate;
 pub mod w3c;
 pub mod xray;
 
-use config::{Config, FollowTracer, Format, Inject, RequestId, RootSampler, Trust};
+use config::{Config, FollowTracer, Format, RequestId, RootSampler, Trust};
 use context::{Local, Remote, Sampling, SpanId};
 use kit::prelude::*;
 use kit::{Context, Filter, Flow, Headers, Host, Metric, MetricKind, Phases, Refusal};
@@ -93,8 +93,8 @@ pub struct Stream {
 struct Sent {
     local: Local,
     traceparent: [u8; 55],
-    /// Formats that came in.
-    present: Formats,
+    /// Formats with a context that came in and goes on untouched.
+    passed: Formats,
 }
 
 /// What a request's headers led to.
@@ -104,6 +104,8 @@ struct Plan {
     outcome: &'static str,
     format: &'static str,
     present: Formats,
+    /// Formats with a context that goes on untouched.
+    passed: Formats,
     /// Formats that must not go on as they came.
     remove: Formats,
     tracestate: StateChange,
@@ -178,24 +180,31 @@ impl Filter for TraceId {
 
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         let now_ns = cx.host.now_ns();
-        let key = self.config.join.as_ref().and_then(|join| headers.get(join.header.as_str()).and_then(join::Key::new));
-        let plan = self.plan(cx, headers, key.as_ref(), now_ns);
+        let joining = self.config.join.as_ref().map(|join| (join, direction(cx.host)));
+        let plan = self.plan(cx, headers, joining, now_ns);
         self.write(cx, headers, &plan, now_ns);
 
-        if let (Some(join), Some(key)) = (&self.config.join, &key)
-            && direction(cx.host) != Direction::Outbound
+        // Read again: the header may be the request id that was just made.
+        if let Some((join, Direction::Inbound | Direction::Unknown)) = joining
+            && let Some(key) = headers.get(join.header.as_str()).and_then(join::Key::new)
         {
-            join::remember(cx.host, join, key, &plan.local, now_ns);
+            join::remember(cx.host, join, &key, &plan.local, now_ns);
         }
         publish(cx.host, &plan.local);
         // Filter state that cannot be set is missing from the log; the request is not held up for it.
-        let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(now_ns).as_bytes());
+        if now_ns != 0 {
+            let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(now_ns).as_bytes());
+        }
         if let Some(link) = plan.link {
-            let span_id = link.span_id.map(|id| id.hex()).unwrap_or(*b"0000000000000000");
-            let _ = cx.host.set_filter_state("trace_link", &[&link.trace_id.hex()[..], b"-", &span_id].concat());
+            let mut text = link.trace_id.hex().to_vec();
+            if let Some(span_id) = link.span_id {
+                text.push(b'-');
+                text.extend(span_id.hex());
+            }
+            let _ = cx.host.set_filter_state("trace_link", &text);
         }
         cx.metrics.add(cx.host, &REQUESTS, &[plan.outcome, plan.format], 1);
-        cx.stream.sent = Some(Sent { local: plan.local, traceparent: plan.traceparent, present: plan.present });
+        cx.stream.sent = Some(Sent { local: plan.local, traceparent: plan.traceparent, passed: plan.passed });
         Flow::Continue
     }
 
@@ -248,7 +257,7 @@ impl Filter for TraceId {
                     _ => None,
                 });
                 if let Some(remote) = context
-                    && self.config.trust == Trust::Accept
+                    && (self.config.trust == Trust::Accept || self.exempt(cx.host))
                 {
                     let _ = cx.host.set_filter_state("trace_id", &remote.trace_id.hex());
                     if let Some(span_id) = remote.span_id {
@@ -267,7 +276,13 @@ impl Filter for TraceId {
 
 impl TraceId {
     /// Reads what came in and decides what goes on. Changes nothing.
-    fn plan(&self, cx: &mut Context<'_, Self>, headers: &Headers<'_>, key: Option<&join::Key>, now_ns: u64) -> Plan {
+    fn plan(
+        &self,
+        cx: &mut Context<'_, Self>,
+        headers: &Headers<'_>,
+        joining: Option<(&config::Join, Direction)>,
+        now_ns: u64,
+    ) -> Plan {
         let incoming = Incoming::scan(headers);
         let mut remove = Formats::default();
         let mut remote = None;
@@ -299,10 +314,17 @@ impl TraceId {
             outcome = "generated";
         }
         let origin = remote.map(|(format, _)| format);
+        // A stranger may guess a header's value: only what surely goes out, or comes from the trusted, is joined.
+        let joining = joining.filter(|(_, way)| match way {
+            Direction::Inbound => false,
+            Direction::Outbound => true,
+            Direction::Unknown => self.config.trust == Trust::Accept,
+        });
         if remote.is_none()
-            && let (Some(join), Some(key)) = (&self.config.join, key)
-            && direction(cx.host) != Direction::Inbound
-            && let Some(context) = join::recall(cx.host, join, key, now_ns)
+            && !untrusted
+            && let Some((join, _)) = joining
+            && let Some(key) = headers.get(join.header.as_str()).and_then(join::Key::new)
+            && let Some(context) = join::recall(cx.host, join, &key, now_ns)
         {
             outcome = "joined";
             remote = Some((Format::W3c, context));
@@ -330,6 +352,8 @@ impl TraceId {
                 let limit = usize::try_from(self.config.tracestate_limit.get()).unwrap_or(usize::MAX);
                 match tracestate::join(headers.all(w3c::TRACESTATE), None, limit) {
                     Ok(Joined::Unchanged) => StateChange::Keep,
+                    // Valid, and its traceparent goes on untouched: so does it.
+                    Ok(_) if !self.inject.has(Format::W3c) => StateChange::Keep,
                     Ok(Joined::Text(text)) => StateChange::Set(text),
                     Ok(Joined::Empty) => StateChange::Remove,
                     Err(reason) => {
@@ -367,6 +391,7 @@ impl TraceId {
             outcome,
             format: origin.map_or("none", Format::name),
             present: incoming.present,
+            passed: incoming.contexts(|format| !remove.has(format) && !self.inject.has(format)),
             remove,
             tracestate,
             datadog,
@@ -386,10 +411,7 @@ impl TraceId {
             StateChange::Set(text) => headers.set(w3c::TRACESTATE, text),
         }
         for form in &self.config.inject {
-            match form {
-                Inject::W3c => headers.set(w3c::TRACEPARENT, &plan.traceparent),
-                form => propagation::write(headers, *form, &plan.local, plan.present, &plan.datadog),
-            }
+            propagation::write(headers, *form, plan);
         }
         if plan.present.has(Format::B3) {
             propagation::remove_other_b3(headers, &self.config.inject);
@@ -427,8 +449,8 @@ impl TraceId {
             {
                 Some((format, remote))
             }
-            // A format that neither came in nor was written here.
-            Ok(Found::Context(remote)) if !self.inject.has(format) && !sent.present.has(format) => {
+            // A format that neither passed through nor was written here.
+            Ok(Found::Context(remote)) if !self.inject.has(format) && !sent.passed.has(format) => {
                 Some((format, remote))
             }
             _ => None,
@@ -450,7 +472,7 @@ fn sampled_text(sampling: Sampling) -> &'static [u8] {
     if matches!(sampling, Sampling::Keep | Sampling::Debug) { b"true" } else { b"false" }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Direction {
     Inbound,
     Outbound,

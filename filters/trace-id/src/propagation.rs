@@ -1,9 +1,9 @@
 //! The trace headers of a request: found in one pass, read by format, and written by format.
 
 use crate::{
-    b3,
+    Plan, b3,
     config::{Format, Inject},
-    context::{Invalid, Local, Remote, Sampling},
+    context::{Invalid, Remote, Sampling},
     datadog, jaeger, w3c, xray,
 };
 use kit::Headers;
@@ -83,6 +83,7 @@ pub(crate) struct Incoming<'a> {
     datadog_parent: Once<'a>,
     datadog_priority: Once<'a>,
     datadog_tags: Once<'a>,
+    datadog_origin: Once<'a>,
     xray: Once<'a>,
     /// Formats that there is any header of.
     pub(crate) present: Formats,
@@ -110,6 +111,7 @@ impl<'a> Incoming<'a> {
                 b"x-datadog-parent-id" => (&mut found.datadog_parent, Format::Datadog),
                 b"x-datadog-sampling-priority" => (&mut found.datadog_priority, Format::Datadog),
                 b"x-datadog-tags" => (&mut found.datadog_tags, Format::Datadog),
+                b"x-datadog-origin" => (&mut found.datadog_origin, Format::Datadog),
                 b"x-amzn-trace-id" => (&mut found.xray, Format::Xray),
                 b"tracestate" => {
                     found.tracestate = true;
@@ -147,6 +149,17 @@ impl<'a> Incoming<'a> {
             },
             Format::Xray => context(self.xray, xray::parse)?,
         })
+    }
+
+    /// The formats of these that there is a context of: decisions without ids do not count.
+    pub(crate) fn contexts(&self, among: impl Fn(Format) -> bool) -> Formats {
+        let mut found = Formats::default();
+        for format in Formats::ALL.into_iter().filter(|format| self.present.has(*format) && among(*format)) {
+            if matches!(self.read(format), Ok(Found::Context(_))) {
+                found.insert(format);
+            }
+        }
+        found
     }
 
     /// The single header goes before the others; one that is not valid does not hide them (Zipkin's own libraries).
@@ -212,7 +225,7 @@ pub(crate) fn remove(headers: &mut Headers<'_>, format: Format) {
         }
         Format::Jaeger => &[jaeger::UBER_TRACE_ID],
         Format::Datadog => {
-            &[datadog::TRACE_ID, datadog::PARENT_ID, datadog::SAMPLING_PRIORITY, datadog::TAGS, "x-datadog-origin"]
+            &[datadog::TRACE_ID, datadog::PARENT_ID, datadog::SAMPLING_PRIORITY, datadog::TAGS, datadog::ORIGIN]
         }
         Format::Xray => &[xray::X_AMZN_TRACE_ID],
     };
@@ -229,13 +242,14 @@ pub(crate) struct DatadogExtras {
 }
 
 /// Writes a context in one form, and takes out what would contradict it in the same format.
-pub(crate) fn write(headers: &mut Headers<'_>, form: Inject, local: &Local, present: Formats, datadog: &DatadogExtras) {
+pub(crate) fn write(headers: &mut Headers<'_>, form: Inject, plan: &Plan) {
+    let Plan { local, traceparent, present, datadog, .. } = plan;
     let mut set_or_remove = |name: &str, value: Option<&[u8]>| match value {
         Some(value) => headers.set(name, value),
         None => headers.remove(name),
     };
     match form {
-        Inject::W3c => headers.set(w3c::TRACEPARENT, &w3c::write_traceparent(local)),
+        Inject::W3c => headers.set(w3c::TRACEPARENT, traceparent),
         Inject::B3Single => headers.set(b3::B3, &b3::write_single(local)),
         Inject::B3 => {
             let text = b3::write_multi(local);

@@ -137,6 +137,9 @@ fn a_format_that_is_not_written_passes_through_whole() {
     for (name, value) in w3c {
         assert_eq!(get(&upstream, name).unwrap(), value);
     }
+    let twice = [("traceparent", TRACEPARENT), ("tracestate", "a=1"), ("tracestate", "b=2")];
+    let upstream = proxy.request(pairs(&twice));
+    assert_eq!(upstream.iter().filter(|(name, _)| name == "tracestate").count(), 2);
     let upstream = proxy.request(pairs(&[("tracestate", "vendor=1")]));
     assert_eq!(get(&upstream, "tracestate"), None, "without its traceparent it means nothing");
 }
@@ -358,6 +361,67 @@ fn a_forwarded_header_joins_what_goes_out_to_what_came_in() {
     assert!(!get(&proxy.request(other), "traceparent").unwrap().contains(TRACE));
     proxy.host.now_ns.set(1_700_000_000_000_000_000 + 10_000_000_000);
     assert!(!get(&proxy.request(out), "traceparent").unwrap().contains(TRACE), "too late");
+}
+
+#[test]
+fn a_request_id_that_was_just_made_is_remembered() {
+    let mut proxy = proxy(r#"{"join": {}}"#);
+    let upstream = proxy.request(pairs(&[("traceparent", TRACEPARENT)]));
+    let id = get(&upstream, "x-request-id").unwrap();
+    let upstream = proxy.request(pairs(&[("x-request-id", &id)]));
+    assert!(get(&upstream, "traceparent").unwrap().contains(TRACE));
+}
+
+#[test]
+fn an_edge_joins_no_stranger() {
+    let mut proxy = proxy(r#"{"join": {}, "trust": "restart"}"#);
+    let mut seen = Vec::new();
+    for headers in [&[("x-request-id", "abc"), ("traceparent", TRACEPARENT)][..], &[("x-request-id", "abc")]] {
+        for _ in 0..2 {
+            proxy.request(pairs(headers));
+            let trace = proxy.host.state("trace_id").unwrap();
+            assert!(!seen.contains(&trace));
+            seen.push(trace);
+        }
+    }
+}
+
+#[test]
+fn an_edge_lets_no_trace_header_of_a_stranger_pass() {
+    let mut proxy = proxy(r#"{"trust": "restart"}"#);
+    let upstream = proxy.request(pairs(&[("x-datadog-origin", "rum"), ("x-request-id", "r")]));
+    assert_eq!(get(&upstream, "x-datadog-origin"), None);
+    assert_eq!(requests(&proxy, "restarted", "none"), Some(1));
+}
+
+#[test]
+fn a_clock_that_fails_is_not_logged_as_zero() {
+    let mut proxy = proxy("");
+    proxy.host.fail("now_ns");
+    proxy.request(pairs(&[]));
+    assert_eq!(proxy.host.state("start_time_ns"), None);
+    assert!(proxy.host.state("trace_id").is_some());
+}
+
+#[test]
+fn every_example_of_the_readme_is_taken_and_every_filter_state_is_in_it() {
+    let readme = include_str!("../README.md");
+    let examples: Vec<&str> =
+        readme.lines().filter_map(|line| Some(line.split_once("| `{")?.1.split_once("` |")?.0)).collect();
+    assert!(examples.len() >= 6);
+    examples.iter().for_each(|example| drop(proxy(&format!("{{{example}"))));
+    let mut proxy = proxy(r#"{"trust": "link"}"#);
+    proxy.request(pairs(&[("traceparent", TRACEPARENT)]));
+    let mut set: Vec<String> = proxy.host.filter_state.borrow().keys().cloned().collect();
+    assert!(proxy.configure("{}"));
+    proxy.request(pairs(&[("traceparent", TRACEPARENT)]));
+    set.extend(proxy.host.filter_state.borrow().keys().cloned());
+    set.sort();
+    set.dedup();
+    let mut named: Vec<&str> =
+        readme.lines().filter_map(|line| Some(line.strip_prefix("| `wasm.")?.split_once('`')?.0)).collect();
+    named.sort();
+    assert_eq!(set, named);
 }
 
 #[test]

@@ -46,6 +46,8 @@ fn arms() -> Vec<Result<Arm>> {
         wasm("noop-sdk").map(|filter| Arm::new(SDK).filter(filter).repeat(TIMES)),
         wasm("noop").map(|filter| Arm::new("no-op, this kit, no phase").filter(filter).repeat(TIMES).versus(SDK)),
         wasm("called").map(|filter| Arm::new("no-op, this kit, one phase").filter(filter).repeat(TIMES).versus(SDK)),
+        wasm("floor")
+            .map(|filter| Arm::new("no-op, one phase, no instruction").filter(filter).repeat(TIMES).versus(SDK)),
         Ok(Arm::new("no-op, Lua, one phase").filter(idle).repeat(TIMES).versus(SDK)),
         lua().map(|filter| continuing(LUA_CHAIN, filter).repeat(TIMES)),
         chained().map(|filter| continuing("trace-id, in a chain", filter).repeat(TIMES).versus(LUA_CHAIN)),

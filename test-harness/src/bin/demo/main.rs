@@ -14,6 +14,7 @@ mod trace_id;
 
 use anyhow::{Result, bail};
 use test_harness::{Envoy, Upstream};
+use tokio::signal::unix::{SignalKind, signal};
 use tour::Tour;
 
 #[tokio::main]
@@ -23,14 +24,17 @@ async fn main() -> Result<()> {
         [flag] if flag == "--keep" => true,
         other => bail!("unknown: {}; there is --keep", other.join(" ")),
     };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     // Whatever ends the tour, Envoy and the upstream end with what this holds.
     tokio::select! {
-        result = walk(keep) => result,
-        _ = tokio::signal::ctrl_c() => {
-            println!("\nStopped.");
-            Ok(())
-        }
+        result = walk(keep) => return result,
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
+    println!("\nStopped.");
+    Ok(())
 }
 
 async fn walk(keep: bool) -> Result<()> {
