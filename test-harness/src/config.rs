@@ -309,7 +309,7 @@ impl HttpFilter {
     }
 
     /// The wasm plugin's configuration as a `google.protobuf.Struct`, as people write it for plain Envoy: it reaches
-    /// the plugin as JSON that Envoy printed, after every number was a double.
+    /// the plugin as the bytes of that message, in which every number is a double.
     #[must_use]
     pub fn config_struct(self, config: Value) -> Self {
         self.config_any(json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": config }))

@@ -364,7 +364,11 @@ fn tracer(provider: &str, sampled: u32) -> Value {
 fn on_the_wire(provider: &str, headers: &Headers) -> String {
     let field = |name, n| headers.text(name).and_then(|text| text.split('-').nth(n).map(str::to_owned));
     let of_w3c = || field("traceparent", 1);
-    let of_b3 = || field("b3", 0).or_else(|| field("x-b3-traceid", 0));
+    let of_b3 = || match field("b3", 0) {
+        // A lone decision, `b3: 0`, names no trace. Envoy 1.36 lets it stand beside the headers that it writes.
+        Some(single) => Some(single).filter(|id| is_id(id, 32)),
+        None => field("x-b3-traceid", 0),
+    };
     let (first, second) = if provider == "zipkin" { (of_b3(), of_w3c()) } else { (of_w3c(), of_b3()) };
     first.or(second).unwrap_or_else(|| panic!("no trace: {headers:?}"))
 }

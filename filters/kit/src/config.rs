@@ -95,7 +95,8 @@ mod protobuf {
     fn object(message: &[u8], depth: u32) -> Option<Tree> {
         let mut fields = Fields(message);
         let mut pairs: Vec<(String, Tree)> = Vec::new();
-        while let Some((number, Content::Bytes(entry))) = fields.next()? {
+        while let Some(field) = fields.next()? {
+            let (1, Content::Bytes(entry)) = field else { return None };
             let (mut key, mut item) = (None, None);
             let mut parts = Fields(entry);
             while let Some(part) = parts.next()? {
@@ -105,12 +106,9 @@ mod protobuf {
                     _ => return None,
                 }
             }
-            if number != 1 {
-                return None;
-            }
             pairs.push((key?.into(), item?));
         }
-        fields.0.is_empty().then_some(Tree::Object(pairs))
+        Some(Tree::Object(pairs))
     }
 
     /// `Value`: one of null (1), number (2), string (3), bool (4), struct (5), list (6).
@@ -667,6 +665,13 @@ mod tests {
         let wrong = [field("inner", &wrap(0x2a, &field("count", &number(2.5))))].concat();
         let refusal = parse::<Outer>(&wrong).unwrap_err();
         assert_eq!(refusal.to_string(), "at `inner.count`: is a number with a fraction, give a whole number");
+        // Other messages: a Duration of 5 s, a BoolValue, a StringValue.
+        for other in [&b"\x08\x05"[..], b"\x08\x01", b"\x0a\x01x"] {
+            assert!(parse::<Outer>(other).is_err(), "{other:?}");
+        }
+        let twice = [field("name", &text("x")), field("name", &text("y"))].concat();
+        let refusal = parse::<Outer>(&twice).unwrap_err();
+        assert_eq!(refusal.to_string(), "at `name`: stands there twice, take one out");
         // Cut short, or with bytes changed, it is refused or read as something else, and never more.
         for end in 0..message.len() {
             let _ = parse::<Outer>(&message[..end]);

@@ -77,7 +77,7 @@ impl<'h> Headers<'h> {
             {
                 continue; // A later change of the same name makes this one void.
             }
-            // How many there are is known only if somebody looked; a blind write must take care of duplicates.
+            // What is there is known only if somebody looked; else it is written whatever it is.
             let mut there = pairs.get().map(|pairs| pairs.iter().filter(|(n, _)| *n == name).map(|(_, value)| value));
             let first = there.as_mut().and_then(Iterator::next);
             let single = there.is_some_and(|mut rest| rest.next().is_none());
@@ -87,9 +87,7 @@ impl<'h> Headers<'h> {
                 Op::Remove if single && first.is_none() => Ok(()),
                 Op::Remove => host.remove_header(map, name),
                 Op::Set if single && first == Some(value) => Ok(()),
-                Op::Set if single => host.replace_header(map, name, value),
-                // The host replaces only the first of several.
-                Op::Set => host.remove_header(map, name).and_then(|()| host.add_header(map, name, value)),
+                Op::Set => host.replace_header(map, name, value),
             };
         }
     }

@@ -182,7 +182,7 @@ pub trait Host {
     /// Adds a pair beside those of the same name.
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status>;
 
-    /// Sets the first pair of that name, or adds one. Further pairs of the name stay.
+    /// Puts one pair, at the end, in place of all of that name.
     fn replace_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status>;
 
     /// Removes every pair of that name.

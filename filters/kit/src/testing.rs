@@ -155,10 +155,8 @@ impl Host for FakeHost {
     fn replace_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {
         self.call("replace_header")?;
         let mut pairs = self.map(map).borrow_mut();
-        match pairs.iter_mut().find(|(n, _)| n.as_bytes() == name) {
-            Some(pair) => pair.1 = value.to_vec(),
-            None => pairs.push((String::from_utf8_lossy(name).into_owned(), value.to_vec())),
-        }
+        pairs.retain(|(n, _)| n.as_bytes() != name);
+        pairs.push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
         Ok(())
     }
     fn remove_header(&self, map: Map, name: &[u8]) -> Result<(), Status> {

@@ -104,9 +104,9 @@ fn edits_are_seen_at_once_and_written_with_as_few_calls_as_can_be() {
     for (edit, came, want, calls) in [
         ("set", &one[..], vec!["new"], (1, 0, 0)),
         ("set", &[], vec!["new"], (1, 0, 0)),
-        ("set", &two, vec!["new"], (0, 1, 1)),
+        ("set", &two, vec!["new"], (1, 0, 0)),
         ("set same", &one, vec!["1"], (0, 0, 0)),
-        ("set same", &two, vec!["1"], (0, 1, 1)),
+        ("set same", &two, vec!["1"], (1, 0, 0)),
         ("set twice", &one, vec!["second"], (1, 0, 0)),
         ("set and add", &one, vec!["a", "b"], (1, 1, 0)),
         ("remove", &one, vec![], (0, 0, 1)),
@@ -121,9 +121,9 @@ fn edits_are_seen_at_once_and_written_with_as_few_calls_as_can_be() {
         let went: Vec<_> = upstream.iter().filter(|(n, _)| n == "x").map(|(_, v)| str::from_utf8(v).unwrap()).collect();
         assert_eq!(went, want, "{edit} of {came:?}");
         assert_eq!(proxy.host.state("logged").unwrap(), want.join(","), "{edit}: seen in the phase");
-        // The response header is one more blind write: remove and add.
+        // The response header is one more write, of a map that nobody read.
         let host = &proxy.host;
-        let made = (host.calls("replace_header"), host.calls("add_header") - 1, host.calls("remove_header") - 1);
+        let made = (host.calls("replace_header") - 1, host.calls("add_header"), host.calls("remove_header"));
         assert_eq!(made, calls, "{edit} of {came:?}");
     }
 }
