@@ -1,5 +1,11 @@
 //! The examples as they stand: Envoy takes each, with the built modules.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that is wrong shall stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that is wrong shall stop"
+)]
 
 use std::process::Command;
 

@@ -5,6 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     reason = "a test that is wrong shall stop"
 )]
 
