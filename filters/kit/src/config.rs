@@ -363,7 +363,7 @@ fn plain(expected: &dyn de::Expected) -> String {
     match expected.as_str() {
         "i64" | "u64" => "a whole number".into(),
         "f64" => "a number".into(),
-        "a boolean" => "a truth value, true or false,".into(),
+        "a boolean" => "true or false".into(),
         "a sequence" => "a list".into(),
         "a string" => "a text".into(),
         _ => expected,
@@ -415,9 +415,16 @@ impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
 
 impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Bounded<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = i64::deserialize(deserializer)?;
-        u32::try_from(value)
-            .ok()
+        // Every u32 is an f64, and what is beyond is only out of range.
+        let value = f64::deserialize(deserializer)?;
+        let number = match Tree::number(value) {
+            Tree::Unsigned(value) => u32::try_from(value).ok(),
+            Tree::Float(value) if value.abs() < 9e15 => {
+                return Err(de::Error::invalid_type(de::Unexpected::Float(value), &"a whole number"));
+            }
+            _ => None,
+        };
+        number
             .and_then(Self::new)
             .ok_or_else(|| de::Error::custom(format_args!("is out of range, give a whole number from {MIN} to {MAX}")))
     }
@@ -513,8 +520,8 @@ impl schemars::JsonSchema for Duration {
 pub struct HeaderName(Cow<'static, str>);
 
 impl HeaderName {
-    /// Headers that say how a message is framed and where it goes (RFC 9110, 7.6.1 and 8.6): a filter that wrote one would
-    /// break the connection.
+    /// Headers that say how a message is framed and encoded, and where it goes (RFC 9110, 6.6.2, 7.2, 7.6.1, 8.4, 8.6): a
+    /// filter that wrote one would break the message or the connection.
     const OF_THE_PROXY: [&'static str; 10] = [
         "connection",
         "content-encoding",
@@ -561,9 +568,12 @@ impl schemars::JsonSchema for HeaderName {
         "HeaderName".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let names = Self::OF_THE_PROXY;
+        let either = |c: char| format!("[{}{c}]", c.to_ascii_uppercase());
+        let either = |name: &&str| name.chars().map(|c| if c == '-' { "-".into() } else { either(c) }).collect();
+        let names = Self::OF_THE_PROXY.iter().map(either).collect::<Vec<String>>().join("|");
+        let names = format!("^({names})$");
         schemars::json_schema!({
-            "type": "string", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$", "not": { "enum": names }
+            "type": "string", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$", "not": { "pattern": names }
         })
     }
 }
@@ -591,6 +601,7 @@ mod tests {
     #[serde(deny_unknown_fields, default)]
     #[allow(dead_code)]
     struct Inner {
+        on: bool,
         share: Option<Ratio>,
         count: Option<Bounded<2, 9>>,
         wait: Option<Duration>,
@@ -616,13 +627,21 @@ mod tests {
             (r#"{"inner": {"count": 10}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
             (r#"{"inner": {"count": -1}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
             (r#"{"inner": {"count": 99999999999}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
+            (r#"{"inner": {"count": 1e19}}"#, "inner.count", "is out of range, give a whole number from 2 to 9"),
+            (
+                r#"{"inner": {"count": 18446744073709551615}}"#,
+                "inner.count",
+                "is out of range, give a whole number from",
+            ),
+            (r#"{"inner": {"count": "3"}}"#, "inner.count", "is a text, give a number"),
+            (r#"{"inner": {"on": "yes"}}"#, "inner.on", "is a text, give true or false"),
             (r#"{"inner": {"header": "Content-Length"}}"#, "inner.header", "is a header that the proxy itself"),
             (r#"{"inner": {"count": 2.5}}"#, "inner.count", "is a number with a fraction, give a whole number"),
             (r#"{"inner": {"wait": "5 secrets"}}"#, "inner.wait", "is out of range, give a duration such as \"250ms\""),
             (r#"{"inner": {"wait": 5}}"#, "inner.wait", "is a whole number, give a duration such as"),
             (r#"{"inner": {"wait": "99999999999999999999h"}}"#, "inner.wait", "is out of range, give a duration"),
             (r#"{"inner": {"header": ":path"}}"#, "inner.header", "is no header name, give 1 to 64"),
-            (r#"{"more": [{}, {"share": 0.5, "shape": 1}]}"#, "more[1].shape", "is no field, give one of share,"),
+            (r#"{"more": [{}, {"share": 0.5, "shape": 1}]}"#, "more[1].shape", "is no field, give one of on, share,"),
             (r#"{"inner": {}, "inner": {}}"#, "inner", "stands there twice, take one out"),
             (r#"{"inner": [0.5]}"#, "inner", "is a list, give an object"),
             (r#"{"inner": null}"#, "inner", "is null, give an object"),

@@ -88,8 +88,8 @@ impl Metrics {
         self.key.clear();
         self.key.extend_from_slice(&core::ptr::from_ref(metric).addr().to_le_bytes());
         for value in values {
-            // Cut at a character, and with its length in front, so that no two lists of values have one key.
-            let value = value.get(..value.floor_char_boundary(MAX_VALUE)).unwrap_or_default();
+            // With its length in front, so that no two lists of values have one key.
+            let value = cut(value);
             self.key.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
             self.key.extend_from_slice(value.as_bytes());
         }
@@ -101,12 +101,16 @@ impl Metrics {
             return self.id(host, metric, &vec![OVERFLOW; values.len()]);
         }
         // One that cannot be defined is not asked for again: not per request.
-        let values: Vec<&str> =
-            values.iter().map(|value| value.get(..value.floor_char_boundary(MAX_VALUE)).unwrap_or_default()).collect();
+        let values: Vec<&str> = values.iter().map(|value| cut(value)).collect();
         let id = host.define_metric(metric.kind, &metric.series(&values)).ok();
         self.ids.insert(place.min(self.ids.len()), (self.key.as_slice().into(), id));
         id
     }
+}
+
+/// What counts of a value.
+fn cut(value: &str) -> &str {
+    value.get(..value.floor_char_boundary(MAX_VALUE)).unwrap_or_default()
 }
 
 #[cfg(test)]

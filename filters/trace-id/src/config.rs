@@ -33,7 +33,7 @@ pub struct Config {
     pub follow_tracer: FollowTracer,
     /// Joins the requests that an application makes to the one that it answers, by a header that it forwards. What came in
     /// through a listener of direction inbound is remembered, what goes out through one of direction outbound is joined;
-    /// a listener that says no direction does both, if `trust` is `accept`.
+    /// a listener that says no direction does both if `trust` is `accept`, and else only remembers.
     pub join: Option<Join>,
     /// Longest `tracestate` that is sent on, in bytes; whole members are cut.
     pub tracestate_limit: Bounded<512, 65_536>,

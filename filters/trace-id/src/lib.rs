@@ -93,8 +93,8 @@ pub struct Stream {
 struct Sent {
     local: Local,
     traceparent: [u8; 55],
-    /// Formats with a context that came in and goes on untouched.
-    passed: Formats,
+    /// Contexts that came in and go on untouched, beside the filter's own.
+    passed: Vec<(Format, Remote)>,
 }
 
 /// What a request's headers led to.
@@ -104,8 +104,8 @@ struct Plan {
     outcome: &'static str,
     format: &'static str,
     present: Formats,
-    /// Formats with a context that goes on untouched.
-    passed: Formats,
+    /// Contexts that go on untouched, beside the filter's own.
+    passed: Vec<(Format, Remote)>,
     /// Formats that must not go on as they came.
     remove: Formats,
     tracestate: StateChange,
@@ -449,8 +449,8 @@ impl TraceId {
             {
                 Some((format, remote))
             }
-            // A format that neither passed through nor was written here.
-            Ok(Found::Context(remote)) if !self.inject.has(format) && !sent.passed.has(format) => {
+            // A context that neither passed through nor was written here.
+            Ok(Found::Context(remote)) if !self.inject.has(format) && !sent.passed.contains(&(format, remote)) => {
                 Some((format, remote))
             }
             _ => None,

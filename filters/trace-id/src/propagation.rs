@@ -151,15 +151,15 @@ impl<'a> Incoming<'a> {
         })
     }
 
-    /// The formats of these that there is a context of: decisions without ids do not count.
-    pub(crate) fn contexts(&self, among: impl Fn(Format) -> bool) -> Formats {
-        let mut found = Formats::default();
-        for format in Formats::ALL.into_iter().filter(|format| self.present.has(*format) && among(*format)) {
-            if matches!(self.read(format), Ok(Found::Context(_))) {
-                found.insert(format);
-            }
-        }
-        found
+    /// The contexts of these formats: decisions without ids do not count. Hardly ever any, and then nothing is allocated.
+    pub(crate) fn contexts(&self, among: impl Fn(Format) -> bool) -> Vec<(Format, Remote)> {
+        let there = Formats::ALL.into_iter().filter(|format| self.present.has(*format) && among(*format));
+        there
+            .filter_map(|format| match self.read(format) {
+                Ok(Found::Context(remote)) => Some((format, remote)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The single header goes before the others; one that is not valid does not hide them (Zipkin's own libraries).

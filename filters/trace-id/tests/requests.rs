@@ -320,6 +320,20 @@ fn what_is_logged_is_what_the_proxys_tracer_sent() {
     assert_eq!(replaced("", &[("traceparent", theirs)]), ones);
     let b3 = [("x-b3-traceid", ones[0]), ("x-b3-spanid", ones[1]), ("x-b3-sampled", "0")];
     assert_eq!(replaced("", &b3), ones, "a format that we do not write");
+    // A format that came in, passes through, and is then the tracer's: Zipkin's at every hop but the first.
+    let mut hop = proxy("");
+    let id = hop.begin();
+    let came = [("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")];
+    hop.host.request.replace(pairs(&came));
+    hop.vm.request_headers(&hop.host, id);
+    let own = hop.host.state("span_id").unwrap();
+    hop.vm.log(&hop.host, id);
+    assert_eq!(hop.host.state("span_id").unwrap(), own, "what passed through is not the tracer's");
+    hop.host.request.borrow_mut().retain(|(name, _)| name != "x-b3-spanid");
+    hop.host.request.borrow_mut().push(("x-b3-spanid".into(), ones[1].into()));
+    hop.vm.log(&hop.host, id);
+    assert_eq!(hop.host.state("span_id").unwrap(), ones[1]);
+    assert_eq!(hop.host.state("parent_span_id").unwrap(), SPAN);
     let same = "00-0af7651916cd43dd8448eb211c80319c-2222222222222222-01";
     assert_eq!(replaced("", &[("traceparent", same)]), [TRACE, ones[1], SPAN, "true"], "the parent is still right");
     let [trace, ..] = replaced(r#"{"follow_tracer": "never"}"#, &[("traceparent", theirs)]);

@@ -12,6 +12,8 @@
 mod tour;
 mod trace_id;
 
+use std::io::Write;
+
 use anyhow::{Result, bail};
 use test_harness::{Envoy, Upstream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,7 +35,8 @@ async fn main() -> Result<()> {
         _ = terminate.recv() => {}
         _ = hangup.recv() => {}
     }
-    println!("\nStopped.");
+    // After a hangup there may be nobody to tell.
+    let _ = writeln!(std::io::stdout(), "\nStopped.");
     Ok(())
 }
 
