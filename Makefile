@@ -24,7 +24,7 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 test: modules envoy ## Set up and run all tests: native, built modules, real Envoy
 	@$(CARGO) test --locked --workspace
 
-lint: ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
+lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --workspace --exclude test-harness --exclude xtask --target wasm32-wasip1 --features module -- -D warnings
