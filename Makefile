@@ -9,7 +9,7 @@ envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 
 export ENVOY_VERSION
 
-.PHONY: help demo test lint fmt modules envoy docs bench w3c w3c-checkout wasm-target clean
+.PHONY: help demo test lint fmt modules envoy docs budgets bench w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -39,6 +39,9 @@ docs: ## Write what is generated: schemas and the tables of the READMEs
 
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
+
+budgets: modules ## Count what every test case costs, and write test-harness/budgets.toml for review
+	@$(CARGO) run --quiet --locked --package test-harness --bin budgets
 
 bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
 	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)

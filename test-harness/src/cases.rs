@@ -327,7 +327,8 @@ mod tests {
             script: false,
         };
         let state = |k: &str| -> BTreeMap<String, String> { [("k".into(), k.into())].into() };
-        let right = Outcome { upstream: [("a", "1"), ("a", "2")].into(), status: 200, state: state("2"), ..Outcome::default() };
+        let right =
+            Outcome { upstream: [("a", "1"), ("a", "2")].into(), status: 200, state: state("2"), ..Outcome::default() };
         case.check(&right, true).unwrap();
         for wrong in [
             Outcome { upstream: [("a", "1")].into(), ..right.clone() },

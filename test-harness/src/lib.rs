@@ -5,7 +5,7 @@
 //! - [`upstream`] is the service behind it: it records what arrives, byte for byte, and answers as it is told.
 //! - [`client`] is the caller in front of it: exact bytes over HTTP/1.1, h2c, and continuous load.
 //! - [`wire`] holds what the last two speak of: requests and responses whose headers are bytes.
-//! - [`cases`] reads test cases that are data.
+//! - [`cases`] reads test cases that are data; [`budgets`] counts what they cost.
 //! - [`metrics`] reads the Prometheus text; [`mod@bench`] measures what a filter costs.
 //!
 //! Everything may run in parallel: ports are reserved, and each instance has a directory of its own. Every wait
@@ -42,6 +42,7 @@
 )]
 
 pub mod bench;
+pub mod budgets;
 pub mod cases;
 pub mod client;
 pub mod config;

@@ -23,7 +23,8 @@ fn emulated<F: Filter>(filter: &str) -> Result<()> {
         let fields = |headers: &Option<emulator::Pairs>| -> Headers { headers.iter().flatten().cloned().collect() };
         let downstream = fields(&done.downstream.headers);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let state = done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
+        let state =
+            done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
         let came = Outcome {
             status: downstream.text(":status").and_then(|status| status.parse().ok()).unwrap_or(0),
             upstream: fields(&done.upstream.headers),
@@ -57,9 +58,10 @@ async fn real(filter: &str, cases: &[Case], on: impl Fn(&Case) -> Result<HttpFil
         let response = envoy.send(&at.to_string(), &case.wire_request()).await.with_context(|| case.name.clone())?;
         let received = upstream.take().pop().map(|request| request.headers.clone()).unwrap_or_default();
         let lines = envoy.wait_for_json(&at.to_string(), 1).await?;
-        let logged = lines[0].iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
-            (key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        });
+        let logged = lines[0]
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         let came = Outcome {
             upstream: received,
             downstream: response.headers.clone(),
@@ -71,7 +73,12 @@ async fn real(filter: &str, cases: &[Case], on: impl Fn(&Case) -> Result<HttpFil
         for (name, value) in &case.expect.metrics {
             let name = format!("wasmcustom.{}", series(name));
             let of = |stats: &BTreeMap<String, u64>| stats.get(&name).copied().unwrap_or(0);
-            assert_eq!(of(&after) - of(&before), if state.contains("wasm.") { *value } else { 0 }, "{}: {name}", case.name);
+            assert_eq!(
+                of(&after) - of(&before),
+                if state.contains("wasm.") { *value } else { 0 },
+                "{}: {name}",
+                case.name
+            );
         }
     }
     Ok(())
