@@ -1,5 +1,5 @@
-//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated, `matrix`
-//! runs the tests on every Envoy.
+//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
+//! `matrix` runs the tests on every Envoy.
 
 mod docs;
 mod matrix;
