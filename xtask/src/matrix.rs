@@ -235,7 +235,10 @@ fn unfit(root: &Path, version: Version) -> Result<Option<String>> {
     };
     let (_, said) = ask(&["--version"])?;
     if !said.contains(&format!("/{version}/")) {
-        return Ok(Some(format!("does not say that it is {version}: {}", said.trim())));
+        return Ok(Some(format!(
+            "does not say that it is {version}: {}",
+            said.trim().lines().next().unwrap_or_default()
+        )));
     }
     // Whatever else may be wrong with the example, its test will say so.
     let (taken, said) = ask(&["--mode", "validate", "--log-level", "warning", "-c", PROBE])?;
@@ -275,8 +278,11 @@ fn programs(root: &Path) -> Result<Vec<Program>> {
 }
 
 fn needing_an_envoy(program: &Program) -> Result<Vec<String>> {
-    let (_, said) = execute(command(program)?.env("ENVOY_BIN", "/there/is/no/envoy"))?;
-    Ok(Outcome::read(&said).failed.into_keys().collect())
+    let (success, said) = execute(command(program)?.env("ENVOY_BIN", "/there/is/no/envoy"))?;
+    let failed = Outcome::read(&said).failed;
+    // Who breaks off before it names a test would otherwise look like one that needs no Envoy.
+    ensure!(success == failed.is_empty(), "{} breaks off:\n{}", program.name, end(&said));
+    Ok(failed.into_keys().collect())
 }
 
 fn outcome(program: &Program, version: Version) -> Result<Outcome> {
@@ -432,6 +438,7 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn a_program_that_breaks_off_is_red() {
         let dies = Program { name: "sh".into(), path: "/bin/false".into(), tests: vec!["one".into()] };
+        assert!(needing_an_envoy(&dies).is_err());
         let outcome = outcome(&dies, Version([1, 40, 0])).unwrap();
         assert_eq!(
             (outcome.passed, outcome.failed.keys().next().unwrap().as_str()),
