@@ -162,6 +162,8 @@ pub(crate) struct Stream {
     downstream: Sent,
     reply: Option<Reply>,
     pub(crate) reset: bool,
+    /// A VM under it has trapped, and it was answered for that.
+    failed: bool,
     pub(crate) route_cleared: u64,
     pub(crate) logging: bool,
     aborted: [bool; 2],
@@ -254,6 +256,7 @@ impl Proxy {
             downstream: Sent::default(),
             reply: None,
             reset: false,
+            failed: false,
             route_cleared: 0,
             logging: false,
             aborted: [false; 2],
@@ -297,6 +300,8 @@ impl Proxy {
         let policy = self.0.borrow().roots[root].plugin.failure;
         match entered {
             Entered::Failed if policy == FailurePolicy::Open => Said::Next,
+            // The reply that stands for the trap goes out past what trapped.
+            Entered::Failed if self.with(id, |stream| stream.failed) => Said::Next,
             Entered::Failed => {
                 self.fail(id);
                 Said::Lost
@@ -599,6 +604,7 @@ impl Proxy {
     /// A VM under it has trapped.
     pub(crate) fn fail(&self, id: u64) {
         if self.with(id, |stream| {
+            stream.failed = true;
             stream.reset |= stream.tcp;
             stream.tcp
         }) {
