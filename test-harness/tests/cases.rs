@@ -74,7 +74,7 @@ async fn real(filter: &str, cases: &[Case], on: impl Fn(&Case) -> Result<HttpFil
             let name = format!("wasmcustom.{}", series(name));
             let of = |stats: &BTreeMap<String, u64>| stats.get(&name).copied().unwrap_or(0);
             assert_eq!(
-                of(&after) - of(&before),
+                of(&after).saturating_sub(of(&before)),
                 if state.contains("wasm.") { *value } else { 0 },
                 "{}: {name}",
                 case.name

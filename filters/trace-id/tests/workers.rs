@@ -20,6 +20,7 @@ use kit::testing::both;
 use trace_id::TraceId;
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const OTHER: &str = "00-11111111111111111111111111111111-2222222222222222-01";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 fn each(run: impl Fn(&str, &dyn Fn(&str) -> Plugin)) {
@@ -89,6 +90,14 @@ fn what_came_in_on_one_worker_is_joined_on_another() {
             assert_eq!(state(&out, "trace_id"), TRACE, "{how}, worker {worker}");
             assert_eq!(state(&out, "parent_span_id"), state(&came, "span_id"), "{how}, worker {worker}");
         }
+        // The newest counts, whichever worker saw it.
+        direction(1);
+        drop(send(&proxy, 1, &[("traceparent", OTHER), id]));
+        direction(2);
+        assert_eq!(state(&send(&proxy, 0, &[id]), "trace_id"), OTHER[3..35], "{how}");
+        direction(1);
+        drop(send(&proxy, 2, &[("traceparent", TRACEPARENT), id]));
+        direction(2);
         // What is remembered outlives a configuration.
         proxy.push("in", [plugin(r#"{"join": {"ttl": "10s"}, "inject": ["b3"]}"#)]).unwrap();
         assert_eq!(text(send(&proxy, 2, &[id]).upstream.all("x-b3-traceid")[0]), TRACE, "{how}");
