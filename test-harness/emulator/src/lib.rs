@@ -42,6 +42,7 @@
 //!
 //! Not played: gRPC calls (they fail as unimplemented), ABI 0.1.0, metadata callbacks, filters other than Proxy-Wasm,
 //! what the proxy does between two filters (codecs, routing, retries), and threads that truly run at once.
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

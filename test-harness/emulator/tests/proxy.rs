@@ -1,6 +1,13 @@
 //! The proxy around the VMs: what one cannot see through sockets, or not at will. Each test is a fact of the real one;
 //! those that show on its outside are also held against it, in `test-harness/tests/host_facts`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "a test"
+)]
 
 use std::cell::RefCell;
 use std::rc::Rc;
