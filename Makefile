@@ -2,6 +2,7 @@
 
 ENVOY_VERSION ?= 1.40.0
 PYTHON ?= python3
+MINUTES ?= 5
 CARGO ?= cargo
 
 tools := .tools
@@ -9,7 +10,7 @@ envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 
 export ENVOY_VERSION
 
-.PHONY: help demo test lint fmt modules envoy docs bench w3c w3c-checkout wasm-target clean
+.PHONY: help demo test lint fmt modules envoy docs bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -42,6 +43,10 @@ modules: wasm-target ## Build the wasm modules into dist/
 
 bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
 	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
+
+soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60); fails if anything grows or breaks
+	@$(CARGO) run --quiet --locked --package test-harness --bin soak -- \
+		$(if $(SECONDS),--seconds $(SECONDS),--minutes $(MINUTES)) $(SOAK)
 
 w3c: w3c-checkout modules envoy $(tools)/w3c/installed ## Run the W3C's conformance harness: HARNESS=<checkout of w3c/trace-context>
 	@$(CARGO) run --quiet --locked --package test-harness --bin w3c -- $(abspath $(tools)/w3c/bin/python) $(abspath $(HARNESS))
