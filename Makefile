@@ -41,8 +41,10 @@ docs: ## Write what is generated: schemas and the tables of the READMEs
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
 
-bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
-	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
+bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks.*; with BENCH=<options>, as --quick, only print
+	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- \
+		$(if $(BENCH),$(BENCH),--write docs/benchmarks.json)
+	@$(if $(BENCH),,$(CARGO) run --quiet --locked --package xtask -- docs)
 
 soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60); fails if anything grows or breaks
 	@$(CARGO) run --quiet --locked --package test-harness --bin soak -- \

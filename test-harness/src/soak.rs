@@ -466,7 +466,8 @@ mod tests {
         let table = well().table(false);
         assert!(table.contains("\nVMs                              8         8        +0        +0\n"), "{table}");
         assert!(!table.contains('\u{1b}') && well().table(true).contains('\u{1b}'));
-        let changes: [(fn(&mut Report), &str); 8] = [
+        type Change = fn(&mut Report);
+        let changes: [(Change, &str); 8] = [
             (|report| report.after.linear += 9 * PAGE, "linear memory, KiB: 8192 became 8768, at most 512 more"),
             (|report| report.after.anonymous += (8 << 20) + 1024, "resident memory"),
             (|report| report.after.heap += (512 << 10) + 1024, "Envoy's heap"),

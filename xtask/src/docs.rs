@@ -1,4 +1,5 @@
-//! What is generated: a schema per filter, and the tables in its README between `<!-- name -->` and `<!-- end -->`.
+//! What is generated: a schema per filter, the tables in its README between `<!-- name -->` and `<!-- end -->`, and what
+//! the last run of the benchmarks came to.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kit::{Filter, Metric, MetricKind, tag_regex};
@@ -6,6 +7,8 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use std::{fs, path::PathBuf};
 use trace_id::TraceId;
+
+use crate::benchmarks;
 
 /// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
@@ -27,7 +30,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    filter::<TraceId>("trace-id")
+    Ok([filter::<TraceId>("trace-id")?, benchmarks::pages()?].concat())
 }
 
 fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {
@@ -44,7 +47,7 @@ fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, Str
 }
 
 /// Puts `text` between the marks.
-fn fill(page: &str, name: &str, text: &str) -> Result<String> {
+pub(crate) fn fill(page: &str, name: &str, text: &str) -> Result<String> {
     let start = format!("<!-- {name} -->\n");
     let Some((before, rest)) = page.split_once(&start) else { bail!("no mark {}", start.trim()) };
     let (_, after) = rest.split_once("<!-- end -->").with_context(|| format!("{} has no end", start.trim()))?;

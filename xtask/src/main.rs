@@ -1,7 +1,9 @@
 //! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated.
 
+mod benchmarks;
 mod docs;
 mod modules;
+mod plot;
 
 use anyhow::{Result, bail};
 

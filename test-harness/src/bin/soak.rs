@@ -26,7 +26,7 @@ fn trace_id() -> Subject {
         name: "trace-id",
         right: |number| {
             let formats = if number.is_multiple_of(2) { ["w3c", "b3"] } else { ["jaeger", "xray"] };
-            let ratio = (number % 10_000) as f64 / 10_000.0;
+            let ratio = f64::from(u16::try_from(number % 10_000).unwrap_or_default()) / 10_000.0;
             json!({
                 "inject": formats,
                 "sampling": { "root": "ratio", "ratio": ratio },
@@ -73,7 +73,7 @@ fn options() -> Result<Options> {
         match option.as_str() {
             "--minutes" => options.settings.duration = Duration::from_secs(u64::from(number) * 60),
             "--seconds" => options.settings.duration = Duration::from_secs(u64::from(number)),
-            "--connections" => options.settings.connections = number as usize,
+            "--connections" => options.settings.connections = usize::try_from(number)?,
             "--leak" => {
                 LEAK.get_or_init(|| number);
                 options.subjects.push(leaking());
@@ -104,7 +104,7 @@ async fn main() -> ExitCode {
 async fn soak(terminal: bool, coloured: bool) -> Result<()> {
     let Options { settings, subjects } = options()?;
     let total = settings.duration.as_secs();
-    let mut seen = 0;
+    let mut seen = 0_u64;
     let show = |progress: &Progress| {
         let Progress { elapsed, warming, answered, pushes: Pushes { accepted, refused }, held } = progress;
         let phase = if *warming { "warming up" } else { "soaking" };
@@ -122,10 +122,10 @@ async fn soak(terminal: bool, coloured: bool) -> Result<()> {
         if terminal {
             print!("\r\x1b[2K{}", if coloured { line.cyan().to_string() } else { line });
             let _ = stdout().flush();
-        } else if seen % 10 == 0 {
+        } else if seen.is_multiple_of(10) {
             println!("{line}");
         }
-        seen += 1;
+        seen = seen.saturating_add(1);
     };
     let result = run(&subjects, &settings, show).await;
     if terminal {
