@@ -16,7 +16,7 @@ help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
 	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-10s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
-	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench"
+	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do

@@ -108,14 +108,12 @@ async fn soak(terminal: bool, coloured: bool) -> Result<()> {
     let show = |progress: &Progress| {
         let Progress { elapsed, warming, answered, pushes: Pushes { accepted, refused }, held } = progress;
         let phase = if *warming { "warming up" } else { "soaking" };
+        // Short enough for a line of a terminal.
         let line = format!(
-            "{:>5} of {total} s  {phase:<10}  {answered} requests  {accepted}+{refused} pushes  {} VMs with {} KiB  \
-             heap {} KiB  resident {} KiB  {} files",
+            "{:>4} of {total} s  {phase:<10}  {answered} requests  {accepted}+{refused} pushes  {} VMs  {} MiB  {} files",
             elapsed.as_secs(),
             held.vms,
-            held.linear >> 10,
-            held.heap >> 10,
-            held.anonymous >> 10,
+            held.anonymous >> 20,
             held.files,
         );
         // A terminal has one line that changes, a log one line every ten pushes.
