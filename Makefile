@@ -2,6 +2,7 @@
 
 ENVOY_VERSION ?= 1.40.0
 PYTHON ?= python3
+MINUTES ?= 5
 CARGO ?= cargo
 
 tools := .tools
@@ -11,13 +12,13 @@ pinned := $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.
 
 export ENVOY_VERSION
 
-.PHONY: help demo test test-matrix lint fmt modules envoy docs budgets bench w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix lint fmt modules envoy docs budgets bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
 	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-11s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
-	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench; there is $(pinned)"
+	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak; there is $(pinned)"
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
@@ -49,8 +50,14 @@ modules: wasm-target ## Build the wasm modules into dist/
 budgets: modules ## Count what every test case costs, and write test-harness/budgets.toml for review
 	@$(CARGO) run --quiet --locked --package test-harness --bin budgets
 
-bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
-	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
+bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks.*; with BENCH=<options>, as --quick, only print
+	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- \
+		$(if $(BENCH),$(BENCH),--write docs/benchmarks.json)
+	@$(if $(BENCH),,$(CARGO) run --quiet --locked --package xtask -- docs)
+
+soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60); fails if anything grows or breaks
+	@$(CARGO) run --quiet --locked --package test-harness --bin soak -- \
+		$(if $(SECONDS),--seconds $(SECONDS),--minutes $(MINUTES)) $(SOAK)
 
 w3c: w3c-checkout modules envoy $(tools)/w3c/installed ## Run the W3C's conformance harness: HARNESS=<checkout of w3c/trace-context>
 	@$(CARGO) run --quiet --locked --package test-harness --bin w3c -- $(abspath $(tools)/w3c/bin/python) $(abspath $(HARNESS))

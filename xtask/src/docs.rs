@@ -1,4 +1,5 @@
-//! What is generated: a schema per filter, and the tables in its README between `<!-- name -->` and `<!-- end -->`.
+//! What is generated: a schema per filter, the tables in its README between `<!-- name -->` and `<!-- end -->`, and what
+//! the last run of the benchmarks came to.
 
 use crate::matrix;
 use anyhow::{Context as _, Result, ensure};
@@ -7,6 +8,8 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use std::{fs, path::PathBuf};
 use trace_id::TraceId;
+
+use crate::benchmarks;
 
 /// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
@@ -33,7 +36,7 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    filter::<TraceId>("trace-id")
+    Ok([filter::<TraceId>("trace-id")?, benchmarks::pages()?].concat())
 }
 
 fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {

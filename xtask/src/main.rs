@@ -1,9 +1,11 @@
 //! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
 //! `matrix` runs the tests on every Envoy.
 
+mod benchmarks;
 mod docs;
 mod matrix;
 mod modules;
+mod plot;
 
 use anyhow::{Result, bail};
 
