@@ -18,8 +18,8 @@ const SHIPPED: [(&str, usize); 1] = [("trace-id", 130_000)];
 /// What only tests load.
 const TESTED: [&str; 4] = ["noop", "called", "trap", "duo"];
 
-/// Built as its authors would: neither pruned nor our callbacks.
-const FOREIGN: [&str; 1] = ["noop-sdk"];
+/// Taken as they are linked, with every callback: what others build, and what asks a host about all of them.
+const WHOLE: [&str; 2] = ["noop-sdk", "probe"];
 
 /// Kept in every module: what the host knows a module by, and its configuration.
 const ALWAYS: [&str; 5] =
@@ -56,7 +56,7 @@ pub(crate) fn build() -> Result<()> {
     }
     let floor = wat::parse_file(root.join("test-harness/modules/floor.wat"))?;
     fs::write(tests.join("floor.wasm"), floor)?;
-    for name in FOREIGN {
+    for name in WHOLE {
         let wasm = compile(root, &target, name)?;
         fs::copy(wasm, tests.join(format!("{name}.wasm")))?;
     }
