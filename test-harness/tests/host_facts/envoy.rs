@@ -1,14 +1,17 @@
 //! The real Envoy as a world.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use test_harness::envoy::Builder;
+use test_harness::upstream::Received;
 use test_harness::{
-    AccessLog, Cluster, Envoy, H1, HttpFilter, Listener, PATIENCE, Request, Response, Route, Upstream, Verdict, module,
+    AccessLog, Cluster, Envoy, H1, HttpFilter, Listener, PATIENCE, Request, Response, Route, Upstream, Verdict,
+    eventually, module,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,8 +26,10 @@ const CHUNK: Duration = Duration::from_millis(60);
 pub struct RealEnvoy {
     envoy: Envoy,
     upstream: Upstream,
-    tcp: Echo,
+    received: Mutex<Vec<Received>>,
     modules: Modules,
+    /// What the TCP sites speak to.
+    _tcp: Echo,
 }
 
 /// Where modules that are text become files.
@@ -57,6 +62,9 @@ impl Modules {
         if let Some(policy) = plugin.failure_policy {
             config["failure_policy"] = policy.into();
         }
+        if let Some(time) = plugin.reload_after {
+            config["reload_config"] = json!({ "backoff": { "base_interval": time } });
+        }
         if let Some(allowed) = plugin.stop_iteration {
             config["allow_on_headers_stop_iteration"] = allowed.into();
         }
@@ -84,8 +92,8 @@ impl Modules {
             }));
             return Ok(Listener::tcp(site.name, filters));
         }
-        let mut listener = Listener::http(site.name)
-            .merge_hcm(json!({ "http_protocol_options": { "enable_trailers": true } }));
+        let mut listener =
+            Listener::http(site.name).merge_hcm(json!({ "http_protocol_options": { "enable_trailers": true } }));
         if site.front {
             let script = "function envoy_on_request(h)
                 if h:headers():get('x-front') then h:respond({[':status'] = '403'}, 'front') end
@@ -140,7 +148,7 @@ impl World for RealEnvoy {
     async fn start(scene: &Scene) -> Result<Self> {
         let (upstream, tcp, modules) = (Upstream::start().await?, Echo::start().await?, Modules(tempfile::tempdir()?));
         let envoy = modules.builder(scene, &upstream, &tcp)?.start().await?;
-        Ok(Self { envoy, upstream, tcp, modules })
+        Ok(Self { envoy, upstream, received: Mutex::default(), modules, _tcp: tcp })
     }
 
     async fn judge(scene: &Scene) -> Result<Verdict> {
@@ -155,6 +163,15 @@ impl World for RealEnvoy {
 
     async fn send(&self, site: &str, request: &Request) -> Result<Response> {
         self.envoy.send(site, request).await
+    }
+
+    async fn send_all(&self, site: &str, requests: &[Request]) -> Result<Vec<Response>> {
+        let mut client = H1::connect(self.envoy.addr(site)).await?;
+        let mut responses = Vec::new();
+        for request in requests {
+            responses.push(client.send(request).await?);
+        }
+        Ok(responses)
     }
 
     async fn send_chunks(&self, site: &str, request: &Request, chunks: &[&str]) -> Result<Response> {
@@ -191,7 +208,9 @@ impl World for RealEnvoy {
         for step in script {
             match step {
                 Tcp::Send(text) => stream.write_all(text.as_bytes()).await?,
+                Tcp::Wait => sleep(3 * CHUNK).await,
                 Tcp::End => stream.shutdown().await?,
+                Tcp::Reset => stream.set_zero_linger()?,
                 Tcp::Expect(text) => {
                     let mut got = vec![0; text.len()];
                     timeout(PATIENCE, stream.read_exact(&mut got)).await.with_context(|| format!("{step:?}"))??;
@@ -245,7 +264,13 @@ impl World for RealEnvoy {
     }
 
     async fn received(&self, n: usize) -> Result<Vec<Request>> {
-        Ok(self.upstream.wait(n).await?.into_iter().map(|received| received.request).collect())
+        let received = eventually(format!("{n} requests at the upstream"), PATIENCE, async || {
+            let mut kept = self.received.lock().unwrap();
+            // Who gave up before the end has not sent a request.
+            kept.extend(self.upstream.take().into_iter().filter(|received| received.complete));
+            if kept.len() >= n { Ok(std::mem::take(&mut *kept)) } else { Err(format!("{kept:#?}")) }
+        });
+        Ok(received.await?.into_iter().map(|received| received.request).collect())
     }
 
     async fn access_log(&self, site: &str, n: usize) -> Result<Vec<Map<String, Value>>> {
@@ -260,6 +285,11 @@ impl World for RealEnvoy {
         let metrics = self.envoy.prometheus().await?;
         let labels = |sample: &test_harness::metrics::Sample| sample.labels.clone().into_iter().collect();
         Ok(metrics.series(name, &[]).into_iter().map(|sample| (labels(sample), sample.value)).collect())
+    }
+
+    async fn is_dead(&self) -> bool {
+        let ended = async || self.envoy.ended().ok_or_else(|| "it lives".to_owned());
+        eventually("the end of Envoy", PATIENCE, ended).await.is_ok()
     }
 
     async fn pass(&self, time: Duration) {

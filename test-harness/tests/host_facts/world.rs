@@ -46,6 +46,8 @@ pub struct Plugin {
     pub vm_id: &'static str,
     pub root_id: &'static str,
     pub failure_policy: Option<&'static str>,
+    /// How soon after its start a VM may be started again, such as `0.002s`.
+    pub reload_after: Option<&'static str>,
     /// Whether a header phase that pauses still lets the body come (`allow_on_headers_stop_iteration`).
     pub stop_iteration: Option<bool>,
     /// Capabilities, when not all.
@@ -63,6 +65,7 @@ impl Plugin {
             vm_id: "",
             root_id: "",
             failure_policy: None,
+            reload_after: None,
             stop_iteration: None,
             capabilities: None,
             wat: None,
@@ -169,7 +172,8 @@ impl Event {
         for at in 0..events.len() {
             if events[at].plugin.is_empty() {
                 let (vm, root) = (events[at].vm, events[at].root);
-                let named = events.iter().find(|other| (other.vm, other.root) == (vm, root) && !other.plugin.is_empty());
+                let named =
+                    events.iter().find(|other| (other.vm, other.root) == (vm, root) && !other.plugin.is_empty());
                 events[at].plugin = named.map(|other| other.plugin.clone()).unwrap_or_default();
             }
         }
@@ -185,8 +189,12 @@ pub enum Tcp {
     Expect(&'static str),
     /// Waits for the peer's end.
     ExpectEnd,
+    /// Waits until the probe has been called for what was sent.
+    Wait,
     /// Closes for writing.
     End,
+    /// Resets the connection.
+    Reset,
 }
 
 /// A proxy that runs probes, before an upstream that answers as the request says (`x-reply`).
@@ -202,6 +210,9 @@ pub trait World: Sized {
 
     /// Sends a request; its body as one chunk.
     async fn send(&self, site: &str, request: &Request) -> Result<Response>;
+
+    /// Sends requests one after the other on one connection.
+    async fn send_all(&self, site: &str, requests: &[Request]) -> Result<Vec<Response>>;
 
     /// Sends a request whose body comes in these chunks, each after the one before has been seen; trailers after that.
     async fn send_chunks(&self, site: &str, request: &Request, chunks: &[&str]) -> Result<Response>;
@@ -227,6 +238,9 @@ pub trait World: Sized {
     /// The labels and values of a series for Prometheus.
     async fn series(&self, name: &str) -> Result<Vec<(Vec<(String, String)>, f64)>>;
 
+    /// Whether the proxy ended by itself.
+    async fn is_dead(&self) -> bool;
+
     /// Lets time pass.
     async fn pass(&self, time: Duration);
 }
@@ -236,9 +250,8 @@ pub trait Ask: World {
     /// Waits for so many callbacks of that plugin outside its canary, and returns all there are.
     async fn seen(&self, plugin: &str, callback: &str, n: usize) -> Result<Vec<Event>> {
         self.wait_for(&format!("{n} times {callback} of {plugin}"), |events| {
-            let wanted = |event: &&Event| {
-                event.plugin == plugin && event.callback == callback && event.thread != Thread::Canary
-            };
+            let wanted =
+                |event: &&Event| event.plugin == plugin && event.callback == callback && event.thread != Thread::Canary;
             let seen: Vec<Event> = events.iter().filter(wanted).cloned().collect();
             (seen.len() >= n).then_some(seen)
         })
@@ -302,20 +315,4 @@ pub fn bytes(step: &Value) -> Vec<u8> {
 pub fn number(step: &Value) -> i64 {
     let bytes = bytes(step);
     i64::from_le_bytes(bytes.as_slice().try_into().unwrap_or_else(|_| panic!("not 8 bytes: {step}")))
-}
-
-/// Statuses as the ABI numbers them.
-pub mod status {
-    pub const OK: u64 = 0;
-    pub const NOT_FOUND: u64 = 1;
-    pub const BAD_ARGUMENT: u64 = 2;
-    pub const EMPTY: u64 = 7;
-    pub const CAS_MISMATCH: u64 = 8;
-    pub const INTERNAL_FAILURE: u64 = 10;
-    pub const UNIMPLEMENTED: u64 = 12;
-}
-
-/// A step that only has a status.
-pub fn only(name: &str, status: u64) -> Value {
-    json!([name, status])
 }

@@ -266,7 +266,7 @@ impl Run<'_> {
                 let context = match arg(1)?.as_str() {
                     Some("self") => self.context,
                     Some("root") => self.root,
-                    Some("stream") => vm(|vm| vm.stream),
+                    Some("stream") => vm(|vm| (vm.stream != 0).then_some(vm.stream))?,
                     Some("caller") => vm(|vm| vm.callers.get(self.args.first()?).copied())?,
                     Some(_) => return None,
                     None => number(arg(1)?)?,
