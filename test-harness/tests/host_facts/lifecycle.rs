@@ -170,7 +170,8 @@ pub async fn a_configuration_can_be_refused<W: World>() -> Result<()> {
         assert!(world.received(1).await?[0].headers.has("x-good"), "{plugin:?}");
         let threads: BTreeSet<Thread> =
             world.events()?.iter().filter(|event| event.plugin == plugin.name).map(|event| event.thread).collect();
-        assert_eq!(threads, [Thread::Canary].into(), "{plugin:?}: nobody but the canary has seen it");
+        // Before it is configured, a root has no name: of `c` there is none.
+        assert!(threads.is_subset(&[Thread::Canary].into()), "{plugin:?}: nobody but the canary has seen it");
     }
     Ok(())
 }

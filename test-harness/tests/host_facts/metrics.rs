@@ -34,11 +34,10 @@ pub async fn each_definition_has_a_new_id_for_the_same_series<W: World>() -> Res
         ["define_metric", 0, 12],
     ]);
     assert_eq!(world.steps("p", "request_headers").await?, wanted);
-    assert_eq!(world.stat("wasmcustom.c").await?, Some(5));
     Ok(())
 }
 
-/// A counter takes no negative number, and adds what is recorded. A gauge goes below zero into the largest numbers.
+/// A counter takes no negative number and no 0, and adds what is recorded. A gauge goes below zero into the largest numbers.
 /// A histogram is only recorded, and cannot be read.
 pub async fn each_kind_takes_what_it_takes<W: World>() -> Result<()> {
     let script = json!({ "request_headers": [
@@ -57,7 +56,7 @@ pub async fn each_kind_takes_what_it_takes<W: World>() -> Result<()> {
         ["define_metric", 0, 4],
         ["increment_metric", 0],
         ["increment_metric", 2],
-        ["increment_metric", 0],
+        ["increment_metric", 2],
         ["record_metric", 0],
         ["get_metric", 0, 12],
         ["define_metric", 0, 5],
@@ -123,7 +122,12 @@ pub async fn a_label_is_taken_out_of_the_name<W: World>() -> Result<()> {
     assert_eq!(world.series("odd_name_with_more").await?, [(Vec::new(), 2.0)]);
     // Histograms are merged now and then.
     let sum = async || {
-        world.series("times_sum").await.ok().filter(|series| !series.is_empty()).ok_or_else(|| "none".to_owned())
+        world
+            .series("times_sum")
+            .await
+            .ok()
+            .filter(|series| series.iter().any(|(_, sum)| *sum > 0.0))
+            .ok_or_else(|| "none".to_owned())
     };
     let sum = test_harness::eventually("the histogram", test_harness::PATIENCE, sum).await?;
     assert!((70.0..85.0).contains(&sum[0].1), "the sum is made from the buckets: {sum:?}");
