@@ -139,7 +139,7 @@ pub struct Reply {
 
 /// The proxy, as a filter sees it.
 ///
-/// In the proxy this is one hostcall per method; in tests, `testing::FakeHost`. No method panics, blocks or retries.
+/// In the proxy this is one hostcall per method; in tests, `testing::NativeHost`. No method panics, blocks or retries.
 /// Those that return [`Bytes`] are several times dearer than the others,
 /// because the host enters the VM again for memory: `docs/benchmarks.md` has figures.
 pub trait Host {

@@ -116,55 +116,64 @@ fn cut(value: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::FakeHost;
+    use crate::testing::host;
+    use emulator::{Fault, Proxy};
+
+    fn defined(proxy: &Proxy) -> u64 {
+        proxy.tally().hostcalls["proxy_define_metric"]
+    }
+
+    fn value(proxy: &Proxy, series: &str) -> Option<u64> {
+        proxy.metric(series).map(|metric| metric.value)
+    }
 
     static SEEN: Metric =
         Metric { kind: MetricKind::Counter, name: "meshfilter_seen_total", help: "Seen.", labels: &["who", "how"] };
 
     #[test]
     fn a_series_is_defined_once_and_encodes_its_labels() {
-        let host = FakeHost::default();
+        let (host, proxy) = host();
         let mut metrics = Metrics::default();
         for _ in 0..3 {
             metrics.add(&host, &SEEN, &["a;.;b", "well"], 2);
         }
-        assert_eq!(host.calls("define_metric"), 1);
-        assert_eq!(host.metric("meshfilter_seen_totalwho=.=a_._b;.;how=.=well;.;"), Some(6));
+        assert_eq!(defined(&proxy), 1);
+        assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=a_._b;.;how=.=well;.;"), Some(6));
     }
 
     #[test]
     fn values_forge_no_labels_and_do_not_meet() {
-        let host = FakeHost::default();
+        let (host, proxy) = host();
         let mut metrics = Metrics::default();
         metrics.add(&host, &SEEN, &["how=.=forged;.;", "b"], 1);
-        assert_eq!(host.metric("meshfilter_seen_totalwho=.=how_._forged_._;.;how=.=b;.;"), Some(1));
+        assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=how_._forged_._;.;how=.=b;.;"), Some(1));
         for values in [["a", "\0b"], ["a\0", "b"], ["a\0b", ""]] {
             metrics.add(&host, &SEEN, &values, 1);
         }
-        assert_eq!(host.calls("define_metric"), 4);
+        assert_eq!(defined(&proxy), 4);
         metrics.add(&host, &SEEN, &["é".repeat(1000).as_str(), "b"], 1);
         let cut = "é".repeat(64);
-        assert_eq!(host.metric(&format!("meshfilter_seen_totalwho=.={cut};.;how=.=b;.;")), Some(1));
+        assert_eq!(value(&proxy, &format!("meshfilter_seen_totalwho=.={cut};.;how=.=b;.;")), Some(1));
     }
 
     #[test]
     fn a_million_hostile_labels_make_no_more_than_the_limit_and_one() {
-        let host = FakeHost::default();
+        let (host, proxy) = host();
         let mut metrics = Metrics::bounded(10);
         for n in 0..1_000_000 {
             metrics.add(&host, &SEEN, &[&n.to_string(), "x"], 1);
         }
-        assert_eq!(host.calls("define_metric"), 11);
-        assert_eq!(host.metric("meshfilter_seen_totalwho=.=overflow;.;how=.=overflow;.;"), Some(1_000_000 - 10));
+        assert_eq!(defined(&proxy), 11);
+        assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=overflow;.;how=.=overflow;.;"), Some(1_000_000 - 10));
     }
 
     #[test]
     fn a_host_that_defines_nothing_is_asked_once() {
-        let host = FakeHost::default();
-        host.fail("define_metric");
+        let (host, proxy) = host();
+        proxy.fault(Fault::of("proxy_define_metric"));
         let mut metrics = Metrics::default();
         metrics.add(&host, &SEEN, &["a", "b"], 1);
         metrics.add(&host, &SEEN, &["a", "b"], 1);
-        assert_eq!(host.calls("define_metric"), 1);
+        assert_eq!(defined(&proxy), 1);
     }
 }

@@ -1,15 +1,18 @@
-//! A proxy in memory, to test filters with: no sockets, no clock of its own, every hostcall made to fail at will.
+//! Filters under test: the same filter natively and, where there is one, as the built module, both in an emulated
+//! proxy, held to the same final state after every step.
 //!
-//! It stands beside the tests on a real Envoy, not in their place.
+//! The proxy is the `emulator` crate's: several VMs, virtual time, every hostcall counted and made to fail at will.
+#![allow(clippy::expect_used, clippy::panic, reason = "runs in tests: a broken assumption shall stop them")]
 
 use crate::prelude::*;
-use crate::{
-    Filter, Next, Vm,
-    headers::encode,
-    host::{Bytes, Host, Map, MetricKind, Reply, Status},
-};
-use alloc::collections::{BTreeMap, BTreeSet};
-use core::cell::{Cell, RefCell};
+use crate::{Bytes, Filter, Host, Map, MetricKind, Next, Phases, Reply, Status, Vm};
+use alloc::rc::Rc;
+use core::{any::TypeId, cell::RefCell, fmt::Debug, marker::PhantomData};
+use emulator::{Callback, Code, Fault, Guest, Plugin, Thread, VmKind, map};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+pub use emulator::Message;
 
 /// Header pairs as they stand in a map.
 pub type Pairs = Vec<(String, Vec<u8>)>;
@@ -19,195 +22,283 @@ pub fn pairs(text: &[(&str, &str)]) -> Pairs {
     text.iter().map(|(name, value)| (String::from(*name), value.as_bytes().to_vec())).collect()
 }
 
-/// The host: what a filter asks for is in the public fields, and so is what it did.
-#[derive(Default)]
-pub struct FakeHost {
-    /// What [`Host::now_ns`] says.
-    pub now_ns: Cell<u64>,
-    /// Attributes, by their path joined with dots.
-    pub properties: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// Filter state of the request, without `wasm.`.
-    pub filter_state: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// The store that all VMs share, with the number of writes of each key.
-    pub shared: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
-    /// The plugin's configuration.
-    pub configuration: RefCell<Vec<u8>>,
-    /// The headers of the request in hand.
-    pub request: RefCell<Pairs>,
-    /// The headers of its response.
-    pub response: RefCell<Pairs>,
-    /// What the filter answered with.
-    pub reply: RefCell<Option<Reply>>,
-    metrics: RefCell<Vec<(String, i64)>>,
-    calls: RefCell<BTreeMap<&'static str, usize>>,
-    failing: RefCell<BTreeSet<&'static str>>,
-    all_fail: Cell<bool>,
+fn readable(pairs: Option<emulator::Pairs>) -> Pairs {
+    let pairs = pairs.into_iter().flatten();
+    pairs.map(|(name, value)| (String::from_utf8_lossy(&name).into_owned(), value)).collect()
 }
 
-impl FakeHost {
-    /// From now on this call fails.
-    pub fn fail(&self, call: &'static str) {
-        self.failing.borrow_mut().insert(call);
-    }
+/// The emulated proxy, as a filter sees it.
+pub struct NativeHost(emulator::Host);
 
-    /// From now on every call fails.
-    pub fn fail_all(&self) {
-        self.all_fail.set(true);
-    }
+std::thread_local! {
+    /// Where the log macros of what runs now go to.
+    static LOG: RefCell<Option<emulator::Host>> = const { RefCell::new(None) };
+}
 
-    /// How often a call was made, failed ones included.
-    pub fn calls(&self, call: &str) -> usize {
-        self.calls.borrow().get(call).copied().unwrap_or(0)
-    }
+struct Logger;
 
-    /// Every call made so far, with its number.
-    pub fn all_calls(&self) -> BTreeMap<&'static str, usize> {
-        self.calls.borrow().clone()
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
     }
-
-    /// The value of a series, by its full name.
-    pub fn metric(&self, series: &str) -> Option<i64> {
-        self.metrics.borrow().iter().find(|(name, _)| name == series).map(|(_, value)| *value)
+    fn log(&self, record: &log::Record<'_>) {
+        let level = match record.level() {
+            log::Level::Error => 4,
+            log::Level::Warn => 3,
+            log::Level::Info => 2,
+            log::Level::Debug => 1,
+            log::Level::Trace => 0,
+        };
+        LOG.with_borrow(|host| {
+            if let Some(host) = host {
+                let _ = host.log(level, record.args().to_string().as_bytes());
+            }
+        });
     }
+    fn flush(&self) {}
+}
 
-    /// Filter state as text.
-    pub fn state(&self, key: &str) -> Option<String> {
-        self.filter_state.borrow().get(key).map(|value| String::from_utf8_lossy(value).into_owned())
-    }
+fn status(status: emulator::Status) -> Status {
+    Status::check(status.0).err().unwrap_or(Status::Other(status.0))
+}
 
-    fn call(&self, name: &'static str) -> Result<(), Status> {
-        let mut calls = self.calls.borrow_mut();
-        let count = calls.entry(name).or_default();
-        *count = count.saturating_add(1);
-        if self.all_fail.get() || self.failing.borrow().contains(name) { Err(Status::Other(10)) } else { Ok(()) }
-    }
+fn bytes(answer: emulator::Answer<Option<Vec<u8>>>) -> Result<Bytes, Status> {
+    answer.map(|bytes| bytes.unwrap_or_default().into()).map_err(status)
+}
 
-    fn map(&self, map: Map) -> &RefCell<Pairs> {
-        match map {
-            Map::Request => &self.request,
-            Map::Response => &self.response,
-        }
+fn number(map: Map) -> u32 {
+    match map {
+        Map::Request => map::REQUEST_HEADERS,
+        Map::Response => map::RESPONSE_HEADERS,
     }
 }
 
-impl Host for FakeHost {
+impl Host for NativeHost {
     fn now_ns(&self) -> u64 {
-        self.call("now_ns").map(|()| self.now_ns.get()).unwrap_or(0)
+        self.0.now().ok().flatten().unwrap_or(0)
     }
     fn seed(&self) -> [u8; 32] {
-        let _ = self.call("seed");
-        [7; 32]
+        let seed = self.0.random(32).ok().flatten().and_then(|seed| seed.try_into().ok());
+        // As in the module, but for the place of its stack.
+        seed.unwrap_or_else(|| {
+            let mut seed = [0; 32];
+            seed.iter_mut().zip(self.now_ns().to_le_bytes()).for_each(|(to, from)| *to = from);
+            seed
+        })
     }
     fn property(&self, path: &[&str]) -> Result<Bytes, Status> {
-        self.call("property")?;
-        self.properties.borrow().get(&path.join(".")).cloned().map(Bytes::from).ok_or(Status::NotFound)
+        bytes(self.0.property(path.join("\0").as_bytes()))
     }
     fn set_filter_state(&self, key: &str, value: &[u8]) -> Result<(), Status> {
-        self.call("set_filter_state")?;
-        self.filter_state.borrow_mut().insert(key.into(), value.to_vec());
-        Ok(())
+        self.0.set_property(key.as_bytes(), value).map_err(status)
     }
     fn shared_data(&self, key: &str) -> Result<(Bytes, u32), Status> {
-        self.call("shared_data")?;
-        self.shared.borrow().get(key).map(|(v, cas)| (v.clone().into(), *cas)).ok_or(Status::NotFound)
+        let (value, cas) = self.0.shared_data(key.as_bytes()).map_err(status)?.unwrap_or_default();
+        Ok((value.into(), cas))
     }
     fn set_shared_data(&self, key: &str, value: &[u8], cas: u32) -> Result<(), Status> {
-        self.call("set_shared_data")?;
-        let mut shared = self.shared.borrow_mut();
-        let entry = shared.entry(key.into()).or_default();
-        // Like the real one: `cas` counts only where there is a value.
-        if cas != 0 && entry.1 != 0 && entry.1 != cas {
-            return Err(Status::CasMismatch);
-        }
-        *entry = (value.to_vec(), entry.1.wrapping_add(1));
-        Ok(())
+        self.0.set_shared_data(key.as_bytes(), value, cas).map_err(status)
     }
-    fn define_metric(&self, _: MetricKind, name: &str) -> Result<u32, Status> {
-        self.call("define_metric")?;
-        let mut metrics = self.metrics.borrow_mut();
-        metrics.push((name.into(), 0));
-        u32::try_from(metrics.len().saturating_sub(1)).map_err(|_| Status::BadArgument)
+    fn define_metric(&self, kind: MetricKind, name: &str) -> Result<u32, Status> {
+        self.0.define_metric(kind.number(), name.as_bytes()).map(Option::unwrap_or_default).map_err(status)
     }
     fn add_metric(&self, id: u32, delta: i64) -> Result<(), Status> {
-        self.call("add_metric")?;
-        let mut metrics = self.metrics.borrow_mut();
-        let series = usize::try_from(id).ok().and_then(|id| metrics.get_mut(id)).ok_or(Status::NotFound)?;
-        series.1 = series.1.saturating_add(delta);
-        Ok(())
+        self.0.increment_metric(id, delta).map_err(status)
     }
-    fn record_metric(&self, id: u32, _: u64) -> Result<(), Status> {
-        self.call("record_metric")?;
-        self.add_metric(id, 1)
+    fn record_metric(&self, id: u32, value: u64) -> Result<(), Status> {
+        self.0.record_metric(id, value).map_err(status)
     }
     fn configuration(&self) -> Result<Bytes, Status> {
-        self.call("configuration")?;
-        Ok(self.configuration.borrow().clone().into())
+        bytes(self.0.buffer(emulator::buffer::PLUGIN_CONFIGURATION, 0, u32::MAX))
     }
     fn header_pairs(&self, map: Map) -> Result<Bytes, Status> {
-        self.call("header_pairs")?;
-        Ok(encode(&self.map(map).borrow()).into())
+        bytes(self.0.header_pairs(number(map)))
     }
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {
-        self.call("add_header")?;
-        self.map(map).borrow_mut().push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
-        Ok(())
+        self.0.add_header(number(map), name, value).map_err(status)
     }
     fn replace_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {
-        self.call("replace_header")?;
-        let mut pairs = self.map(map).borrow_mut();
-        pairs.retain(|(n, _)| n.as_bytes() != name);
-        pairs.push((String::from_utf8_lossy(name).into_owned(), value.to_vec()));
-        Ok(())
+        self.0.replace_header(number(map), name, value).map_err(status)
     }
     fn remove_header(&self, map: Map, name: &[u8]) -> Result<(), Status> {
-        self.call("remove_header")?;
-        self.map(map).borrow_mut().retain(|(n, _)| n.as_bytes() != name);
-        Ok(())
+        self.0.remove_header(number(map), name).map_err(status)
     }
     fn send_reply(&self, reply: &Reply) -> Result<(), Status> {
-        self.call("send_reply")?;
-        self.reply.replace(Some(reply.clone()));
-        Ok(())
+        let headers = crate::headers::encode(&reply.headers);
+        let grpc_status = reply.grpc_status.map_or(-1, i32::from);
+        let details = reply.details.as_bytes();
+        self.0.send_local_response(reply.status.into(), details, &reply.body, &headers, grpc_status).map_err(status)
     }
 }
 
-/// A VM with one plugin in it, and the part of the proxy.
+/// The worker's VM, to be looked into.
+type Worker<F> = Rc<RefCell<Option<Rc<Vm<F>>>>>;
+
+/// A filter as code that VMs are made from: what [`export!`](crate::export) makes of it, without wasm.
+struct Native<F: Filter>(Worker<F>);
+
+struct NativeVm<F: Filter> {
+    vm: Rc<Vm<F>>,
+    host: NativeHost,
+}
+
+impl<F: Filter> Code for Native<F> {
+    fn identity(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        TypeId::of::<F>().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn start(&self, host: emulator::Host) -> Result<Box<dyn Guest>, String> {
+        let vm = Rc::new(Vm::new());
+        if matches!(host.vm_kind(), VmKind::Local(Thread::Worker(_))) {
+            self.0.replace(Some(Rc::clone(&vm)));
+        }
+        Ok(Box::new(NativeVm { vm, host: NativeHost(host) }))
+    }
+}
+
+impl<F: Filter> Guest for NativeVm<F> {
+    /// As the build leaves it in the module.
+    fn has(&self, callback: &str) -> bool {
+        match callback {
+            "proxy_on_configure" => true,
+            "proxy_on_context_create" | "proxy_on_delete" => F::PHASES != Phases::NONE,
+            "proxy_on_request_headers" => F::PHASES.has(Phases::REQUEST_HEADERS),
+            "proxy_on_response_headers" => F::PHASES.has(Phases::RESPONSE_HEADERS),
+            "proxy_on_log" => F::PHASES.has(Phases::LOG),
+            _ => false,
+        }
+    }
+
+    fn call(&mut self, callback: Callback) -> Result<u64, String> {
+        let Self { vm, host } = self;
+        // Fails when another one was first, which is as good: they are all the same.
+        let _ = log::set_logger(&Logger);
+        LOG.set(Some(host.0.clone()));
+        let next = |next: Next| u64::from(next == Next::Stop);
+        Ok(match callback {
+            Callback::ContextCreate { context, parent } => {
+                vm.create_context(host, context, parent);
+                0
+            }
+            Callback::Configure { context, .. } => {
+                let level = host.0.log_level().ok().flatten();
+                log::set_max_level(match level {
+                    Some(0) => log::LevelFilter::Trace,
+                    Some(1) => log::LevelFilter::Debug,
+                    Some(3) => log::LevelFilter::Warn,
+                    Some(4 | 5) => log::LevelFilter::Error,
+                    _ => log::LevelFilter::Info,
+                });
+                u64::from(vm.configure(host, context))
+            }
+            Callback::RequestHeaders { context, .. } => next(vm.request_headers(host, context)),
+            Callback::ResponseHeaders { context, .. } => next(vm.response_headers(host, context)),
+            Callback::Log { context } => {
+                vm.log(host, context);
+                0
+            }
+            Callback::Delete { context } => {
+                vm.delete_context(context);
+                0
+            }
+            _ => 0,
+        })
+    }
+}
+
+/// A host without a filter, to test what works with one; and the proxy that it belongs to.
+///
+/// # Panics
+/// Not in practice: nothing in it can be refused.
+pub fn host() -> (NativeHost, emulator::Proxy) {
+    struct Empty(Rc<RefCell<Option<emulator::Host>>>);
+    struct Nothing;
+    impl Guest for Nothing {
+        fn has(&self, _: &str) -> bool {
+            false
+        }
+        fn call(&mut self, _: Callback) -> Result<u64, String> {
+            Ok(0)
+        }
+    }
+    impl Code for Empty {
+        fn identity(&self) -> u64 {
+            0
+        }
+        fn start(&self, host: emulator::Host) -> Result<Box<dyn Guest>, String> {
+            self.0.replace(Some(host));
+            Ok(Box::new(Nothing))
+        }
+    }
+    let proxy = emulator::Proxy::new(1, 7);
+    let last = Rc::default();
+    let code: Rc<dyn Code> = Rc::new(Empty(Rc::clone(&last)));
+    proxy.push("test", [Plugin::new("test", &code)]).expect("it refuses nothing");
+    let host = last.take().expect("it was started");
+    (NativeHost(host), proxy)
+}
+
+/// A filter in a chain of its own, `test`, on one worker: natively, and beside it, in a proxy that goes through the same,
+/// as the built module. After every step both have to be in the same state, whatever the filter did at random.
 pub struct Proxy<F: Filter> {
-    /// The host that the filter sees.
-    pub host: FakeHost,
-    /// The VM, to call phases out of order.
-    pub vm: Vm<F>,
-    root: u32,
-    next: u32,
+    /// First the native one.
+    sides: Vec<(emulator::Proxy, Rc<dyn Code>)>,
+    worker: Worker<F>,
+    /// Filter state of the last request.
+    last: BTreeMap<String, Vec<u8>>,
+    /// What was answered in place of its upstream.
+    reply: Option<emulator::Reply>,
+    of: PhantomData<F>,
 }
 
 impl<F: Filter> Proxy<F> {
-    /// A proxy with this configuration; `None` where the filter refuses it.
+    /// The filter natively, with this configuration; `None` where it refuses it.
     pub fn start(configuration: &str) -> Option<Self> {
-        let mut proxy = Self { host: FakeHost::default(), vm: Vm::new(), root: 0, next: 1 };
-        proxy.host.now_ns.set(1_700_000_000_000_000_000);
-        proxy.host.properties.borrow_mut().insert("plugin_name".into(), b"test".to_vec());
+        Self::of(configuration, None)
+    }
+
+    /// The filter natively and as a module, a path from the root of the workspace, such as `dist/trace-id.wasm`.
+    ///
+    /// # Panics
+    /// When the module is not there: `make modules` builds it.
+    pub fn start_beside(module: &str, configuration: &str) -> Option<Self> {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let module = emulator::Module::read(std::path::Path::new(root).join(module));
+        Self::of(configuration, Some(module.unwrap_or_else(|why| panic!("{why}: run `make modules`"))))
+    }
+
+    fn of(configuration: &str, module: Option<Rc<dyn Code>>) -> Option<Self> {
+        let worker = Worker::default();
+        let native: Rc<dyn Code> = Rc::new(Native::<F>(Rc::clone(&worker)));
+        let sides = [Some(native), module].into_iter().flatten().map(|code| (emulator::Proxy::new(1, 7), code));
+        let mut proxy = Self { sides: sides.collect(), worker, last: BTreeMap::new(), reply: None, of: PhantomData };
         proxy.configure(configuration).then_some(proxy)
     }
 
-    /// A new configuration in the same VM: a new root context, as the proxy does it. False: refused, the old one serves.
-    pub fn configure(&mut self, configuration: &str) -> bool {
-        self.host.configuration.replace(configuration.into());
-        let id = self.id();
-        self.vm.create_context(&self.host, id, 0);
-        let accepted = self.vm.configure(&self.host, id);
-        let old = if accepted { core::mem::replace(&mut self.root, id) } else { id };
-        self.vm.delete_context(old);
-        accepted
+    /// Does something on each side, in the chain `test`. Both have to come to the same.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn each<T: PartialEq + Debug>(&self, mut run: impl FnMut(&emulator::Proxy) -> T) -> T {
+        let mut sides = self.sides.iter().map(|(proxy, _)| (run(proxy), proxy));
+        let (native, proxy) = sides.next().expect("there is a native side");
+        for (module, beside) in sides {
+            assert_eq!(native, module, "the module is on the right");
+            proxy.same_as(beside).unwrap_or_else(|why| panic!("natively, and as a module: {why}"));
+        }
+        native
     }
 
-    /// A request begins; its id.
-    pub fn begin(&mut self) -> u32 {
-        let id = self.id();
-        self.host.filter_state.borrow_mut().clear();
-        self.host.reply.replace(None);
-        self.vm.create_context(&self.host, id, self.root);
-        id
+    /// A new configuration. False: refused, and the old one serves.
+    pub fn configure(&mut self, configuration: &str) -> bool {
+        let codes: Vec<_> = self.sides.iter().map(|(_, code)| Rc::clone(code)).collect();
+        let mut code = codes.iter();
+        self.each(|proxy| {
+            let plugin = Plugin::new("test", code.next().expect("one per side")).configuration(configuration);
+            proxy.push("test", [plugin]).is_ok()
+        })
     }
 
     /// A whole request, from its headers to its log; what went upstream.
@@ -215,27 +306,72 @@ impl<F: Filter> Proxy<F> {
         self.exchange(headers, pairs(&[(":status", "200")])).0
     }
 
-    /// A whole request; what went upstream, and what went back.
+    /// A whole request without bodies; what went upstream, and what went back.
     pub fn exchange(&mut self, request: Pairs, response: Pairs) -> (Pairs, Pairs) {
-        let id = self.begin();
-        self.host.request.replace(request);
-        self.host.response.replace(response);
-        if F::PHASES.has(crate::Phases::REQUEST_HEADERS) && self.vm.request_headers(&self.host, id) == Next::Stop {
-            self.host.response.replace(Pairs::new());
-        }
-        if F::PHASES.has(crate::Phases::RESPONSE_HEADERS) {
-            self.vm.response_headers(&self.host, id);
-        }
-        if F::PHASES.has(crate::Phases::LOG) {
-            self.vm.log(&self.host, id);
-        }
-        self.vm.delete_context(id);
-        (self.host.request.borrow().clone(), self.host.response.borrow().clone())
+        let (request, response) = (Message::new(request), Message::new(response));
+        let done = self.each(|proxy| proxy.exchange("test", 0, &request, &response));
+        self.keep(&done);
+        (readable(done.upstream.headers), readable(done.downstream.headers))
     }
 
-    fn id(&mut self) -> u32 {
-        let id = self.next;
-        self.next = self.next.wrapping_add(1);
-        id
+    /// A request phase by phase; how it ended.
+    pub fn steps(&mut self, mut run: impl FnMut(&emulator::HttpStream)) -> emulator::Exchange {
+        let done = self.each(|proxy| {
+            let stream = proxy.http("test", 0);
+            run(&stream);
+            stream.finish()
+        });
+        self.keep(&done);
+        done
+    }
+
+    fn keep(&mut self, done: &emulator::Exchange) {
+        self.last.clone_from(&done.filter_state);
+        self.reply.clone_from(&done.reply);
+    }
+
+    /// Filter state of the last request, as text; the key without `wasm.`.
+    pub fn state(&self, key: &str) -> Option<String> {
+        self.last.get(&format!("wasm.{key}")).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The keys of its filter state, without `wasm.`.
+    pub fn states(&self) -> Vec<String> {
+        self.last.keys().map(|key| key.trim_start_matches("wasm.").into()).collect()
+    }
+
+    /// What was answered in place of its upstream.
+    pub fn reply(&self) -> Option<&emulator::Reply> {
+        self.reply.as_ref()
+    }
+
+    /// The value of a series, by its full name.
+    pub fn metric(&self, series: &str) -> Option<u64> {
+        self.each(|proxy| proxy.metric(series)).map(|metric| metric.value)
+    }
+
+    /// How often a hostcall was made since the last time this was asked of any, failed ones included.
+    pub fn take_calls(&self) -> BTreeMap<&'static str, u64> {
+        self.each(|proxy| proxy.take_tally().hostcalls)
+    }
+
+    /// How often a hostcall was made.
+    pub fn calls(&self, call: &str) -> u64 {
+        self.each(|proxy| proxy.tally().hostcalls.get(call).copied()).unwrap_or(0)
+    }
+
+    /// From now on this hostcall fails.
+    pub fn fail(&self, call: &'static str) {
+        self.each(|proxy| proxy.fault(Fault::of(call)));
+    }
+
+    /// From now on every hostcall fails.
+    pub fn fail_all(&self) {
+        self.each(|proxy| proxy.fault(Fault::any()));
+    }
+
+    /// What the native VM of the worker holds: requests, plugins.
+    pub fn held(&self) -> (usize, usize) {
+        self.worker.borrow().as_ref().map_or((0, 0), |vm| vm.held())
     }
 }

@@ -10,9 +10,10 @@
     reason = "a test that is wrong shall stop"
 )]
 
+use emulator::{Fault, Status};
 use kit::{
-    Context, Filter, Flow, Headers, Next, Phases, Refusal, Reply,
-    testing::{Proxy, pairs},
+    Context, Filter, Flow, Headers, Next, Phases, Refusal, Reply, Vm,
+    testing::{Proxy, host, pairs},
 };
 
 /// Counts requests in its state, answers where it is told to, and edits headers as a list of words says.
@@ -120,10 +121,10 @@ fn edits_are_seen_at_once_and_written_with_as_few_calls_as_can_be() {
         let upstream = proxy.request([&pairs(&[("x-edit", edit)])[..], &pairs(came)].concat());
         let went: Vec<_> = upstream.iter().filter(|(n, _)| n == "x").map(|(_, v)| str::from_utf8(v).unwrap()).collect();
         assert_eq!(went, want, "{edit} of {came:?}");
-        assert_eq!(proxy.host.state("logged").unwrap(), want.join(","), "{edit}: seen in the phase");
+        assert_eq!(proxy.state("logged").unwrap(), want.join(","), "{edit}: seen in the phase");
         // The response header is one more write, of a map that nobody read.
-        let host = &proxy.host;
-        let made = (host.calls("replace_header") - 1, host.calls("add_header"), host.calls("remove_header"));
+        let writes = ["replace", "add", "remove"].map(|call| proxy.calls(&format!("proxy_{call}_header_map_value")));
+        let made = (writes[0] - 1, writes[1], writes[2]);
         assert_eq!(made, calls, "{edit} of {came:?}");
     }
 }
@@ -140,24 +141,43 @@ fn bytes_of_every_value_come_and_go_as_they_are() {
 fn state_outlives_a_configuration_and_requests_end_with_the_one_they_began_with() {
     let mut proxy = proxy();
     proxy.request(pairs(&[]));
-    let id = proxy.begin();
+    let streams = std::cell::RefCell::new(Vec::new());
+    proxy.each(|proxy| {
+        let stream = proxy.http("test", 0);
+        stream.request_headers(emulator::Pairs::new(), true);
+        streams.borrow_mut().push(stream);
+    });
     assert!(proxy.configure(r#"{"name": "b"}"#));
-    proxy.vm.request_headers(&proxy.host, id);
-    assert_eq!(proxy.host.state("by").unwrap(), "a 2", "the old policy, the same state");
+    assert_eq!(proxy.held(), (1, 2), "the old policy waits for its request");
     proxy.request(pairs(&[]));
-    assert_eq!(proxy.host.state("by").unwrap(), "b 3");
-    proxy.vm.delete_context(id);
-    assert_eq!(proxy.vm.held(), (0, 1));
+    assert_eq!(proxy.state("by").unwrap(), "b 3");
+    for stream in streams.take() {
+        stream.response_headers(emulator::pairs([(":status", "200")]), true);
+        let done = stream.finish();
+        assert_eq!(done.filter_state["wasm.by"], b"a 2", "the old policy, the same state");
+        assert_eq!(done.downstream.all("x-by"), [b"a"]);
+    }
+    assert_eq!(proxy.held(), (0, 1));
 }
 
 #[test]
 fn plugins_of_one_vm_have_a_state_each() {
-    let mut proxy = proxy();
-    proxy.request(pairs(&[]));
-    proxy.host.properties.borrow_mut().insert("plugin_name".into(), b"another".to_vec());
-    assert!(proxy.configure(r#"{"name": "b"}"#));
-    proxy.request(pairs(&[]));
-    assert_eq!(proxy.host.state("by").unwrap(), "b 1");
+    let (host, proxy) = host();
+    let vm = Vm::<Probe>::new();
+    for (root, name) in [(1, "one"), (2, "another")] {
+        proxy.set_property(&["plugin_name"], name);
+        proxy.fault(Fault::of("proxy_get_buffer_bytes").status(Status::OK).bytes(r#"{"name": "a"}"#));
+        vm.create_context(&host, root, 0);
+        assert!(vm.configure(&host, root));
+    }
+    proxy.clear_faults();
+    // There is no stream in this host: what the filter saw is told by what it counted.
+    for (id, root) in [(3, 1), (4, 1), (5, 2)] {
+        vm.create_context(&host, id, root);
+        proxy.fault(Fault::of("proxy_set_property").status(Status::OK));
+        vm.request_headers(&host, id);
+    }
+    assert_eq!(vm.held(), (3, 2));
 }
 
 #[test]
@@ -167,36 +187,39 @@ fn a_refused_configuration_changes_nothing() {
         assert!(!proxy.configure(wrong), "{wrong}");
     }
     proxy.request(pairs(&[]));
-    assert_eq!(proxy.host.state("by").unwrap(), "a 1");
-    assert_eq!(proxy.vm.held(), (0, 1));
+    assert_eq!(proxy.state("by").unwrap(), "a 1");
+    assert_eq!(proxy.held(), (0, 1));
 }
 
 #[test]
 fn a_reply_stops_the_request_unless_the_host_will_not_send_it() {
     let mut proxy = proxy();
-    let id = proxy.begin();
-    proxy.host.request.replace(pairs(&[("x-edit", "reply")]));
-    assert_eq!(proxy.vm.request_headers(&proxy.host, id), Next::Stop);
-    assert_eq!(proxy.host.reply.borrow().as_ref().unwrap().status, 403);
-    proxy.host.fail("send_reply");
-    assert_eq!(proxy.vm.request_headers(&proxy.host, id), Next::Continue);
+    assert_eq!(proxy.request(pairs(&[("x-edit", "reply")])), []);
+    assert_eq!(proxy.reply().unwrap().status, 403);
+    proxy.fail("proxy_send_local_response");
+    let came = pairs(&[("x-edit", "reply")]);
+    assert_eq!(proxy.request(came.clone()), came);
+    assert_eq!(proxy.reply(), None);
 }
 
 #[test]
 fn phases_that_nobody_announced_and_phases_that_never_came_pass() {
-    let proxy = proxy();
-    let vm = &proxy.vm;
+    let (host, proxy) = host();
+    let vm = Vm::<Probe>::new();
+    proxy.fault(Fault::of("proxy_get_buffer_bytes").status(Status::OK).bytes(r#"{"name": "a"}"#));
+    vm.create_context(&host, 1, 0);
+    assert!(vm.configure(&host, 1));
     for id in [0, 99, u32::MAX] {
-        assert_eq!(vm.request_headers(&proxy.host, id), Next::Continue);
-        assert_eq!(vm.response_headers(&proxy.host, id), Next::Continue);
-        vm.log(&proxy.host, id);
+        assert_eq!(vm.request_headers(&host, id), Next::Continue);
+        assert_eq!(vm.response_headers(&host, id), Next::Continue);
+        vm.log(&host, id);
         vm.delete_context(id);
     }
     // A request of a plugin that does not exist, and one that ends before it began.
-    vm.create_context(&proxy.host, 50, 49);
-    vm.log(&proxy.host, 50);
-    vm.create_context(&proxy.host, 51, 1);
-    vm.log(&proxy.host, 51);
+    vm.create_context(&host, 50, 49);
+    vm.log(&host, 50);
+    vm.create_context(&host, 51, 1);
+    vm.log(&host, 51);
     vm.delete_context(51);
     assert_eq!(vm.held(), (0, 1));
 }
@@ -204,20 +227,21 @@ fn phases_that_nobody_announced_and_phases_that_never_came_pass() {
 #[test]
 fn a_host_that_fails_every_call_stops_nothing() {
     let mut proxy = proxy();
-    proxy.host.fail_all();
+    proxy.fail_all();
     for edit in ["set", "set twice", "remove", "reply", ""] {
         proxy.request(pairs(&[("x-edit", edit), ("x", "1")]));
     }
     assert!(!proxy.configure(r#"{"name": "b"}"#), "a configuration that cannot be read is not taken for an empty one");
-    assert_eq!(proxy.vm.held(), (0, 1));
+    assert_eq!(proxy.held(), (0, 1));
 }
 
 #[test]
 fn a_thousand_requests_in_flight_leave_nothing_behind() {
-    let mut proxy = proxy();
-    let ids: Vec<u32> = (0..1000).map(|_| proxy.begin()).collect();
-    ids.iter().for_each(|id| assert_eq!(proxy.vm.request_headers(&proxy.host, *id), Next::Continue));
-    assert_eq!(proxy.vm.held(), (1000, 1));
-    ids.iter().rev().for_each(|id| proxy.vm.delete_context(*id));
-    assert_eq!(proxy.vm.held(), (0, 1));
+    let proxy = proxy();
+    let mut streams = Vec::new();
+    proxy.each(|proxy| streams.extend((0..1000).map(|_| proxy.http("test", 0))));
+    streams.iter().for_each(|stream| stream.request_headers(emulator::Pairs::new(), true));
+    assert_eq!(proxy.held(), (1000, 1));
+    streams.iter().rev().for_each(|stream| drop(stream.finish()));
+    assert_eq!(proxy.held(), (0, 1));
 }

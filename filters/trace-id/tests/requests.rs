@@ -1,4 +1,4 @@
-//! What a request becomes, natively: the whole filter over a host in memory.
+//! What a request becomes: the whole filter in an emulated proxy, natively and as the built module.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -10,6 +10,8 @@
     reason = "a test that is wrong shall stop"
 )]
 
+use std::time::Duration;
+
 use kit::testing::{Pairs, Proxy, pairs};
 use trace_id::TraceId;
 
@@ -18,7 +20,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 
 fn proxy(configuration: &str) -> Proxy<TraceId> {
-    Proxy::start(configuration).unwrap_or_else(|| panic!("{configuration} is refused"))
+    Proxy::start_beside("dist/trace-id.wasm", configuration).unwrap_or_else(|| panic!("{configuration} is refused"))
 }
 
 fn get(pairs: &Pairs, name: &str) -> Option<String> {
@@ -29,12 +31,22 @@ fn get(pairs: &Pairs, name: &str) -> Option<String> {
     first
 }
 
-fn requests(proxy: &Proxy<TraceId>, outcome: &str, format: &str) -> Option<i64> {
-    proxy.host.metric(&format!("meshfilter_trace_requests_totaloutcome=.={outcome};.;format=.={format};.;"))
+/// Headers of the request that the proxy's own tracer writes, behind all filters.
+fn write(stream: &emulator::HttpStream, tracer: &[(&str, &str)]) {
+    stream.edit_request_headers(|headers| {
+        for (name, value) in tracer {
+            headers.retain(|(other, _)| other != name.as_bytes());
+            headers.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        }
+    });
 }
 
-fn invalid(proxy: &Proxy<TraceId>, format: &str, reason: &str) -> Option<i64> {
-    proxy.host.metric(&format!("meshfilter_trace_invalid_totalformat=.={format};.;reason=.={reason};.;"))
+fn requests(proxy: &Proxy<TraceId>, outcome: &str, format: &str) -> Option<u64> {
+    proxy.metric(&format!("meshfilter_trace_requests_totaloutcome=.={outcome};.;format=.={format};.;"))
+}
+
+fn invalid(proxy: &Proxy<TraceId>, format: &str, reason: &str) -> Option<u64> {
+    proxy.metric(&format!("meshfilter_trace_invalid_totalformat=.={format};.;reason=.={reason};.;"))
 }
 
 #[test]
@@ -43,11 +55,11 @@ fn what_the_project_was_asked_for() {
     let upstream = proxy.request(pairs(&[(":path", "/"), ("x-request-id", "r")]));
     let id = get(&upstream, "x-b3-traceid").unwrap();
     assert_eq!(id.len(), 32);
-    assert_eq!(proxy.host.state("trace_id"), Some(id));
-    assert_eq!(proxy.host.state("span_id"), get(&upstream, "x-b3-spanid"));
-    assert_eq!(proxy.host.state("start_time_ns").unwrap(), "1700000000000000000");
-    assert_eq!(proxy.host.state("trace_sampled").unwrap(), "true");
-    assert_eq!(proxy.host.state("parent_span_id"), None);
+    assert_eq!(proxy.state("trace_id"), Some(id));
+    assert_eq!(proxy.state("span_id"), get(&upstream, "x-b3-spanid"));
+    assert_eq!(proxy.state("start_time_ns").unwrap(), "1700000000000000000");
+    assert_eq!(proxy.state("trace_sampled").unwrap(), "true");
+    assert_eq!(proxy.state("parent_span_id"), None);
     assert_eq!(get(&upstream, "x-b3-sampled").unwrap(), "1");
     assert_eq!(get(&upstream, "traceparent"), None);
     assert_eq!(requests(&proxy, "generated", "none"), Some(1));
@@ -81,7 +93,7 @@ fn a_trace_goes_on_with_a_new_span_from_every_format_into_every_other() {
     for (format, headers) in incoming {
         let mut proxy = proxy(r#"{"inject": ["w3c", "b3", "b3_single", "jaeger", "datadog", "xray"]}"#);
         let upstream = proxy.request(headers);
-        let span = proxy.host.state("span_id").unwrap();
+        let span = proxy.state("span_id").unwrap();
         assert_ne!(span, SPAN, "{format}");
         assert_eq!(get(&upstream, "traceparent").unwrap(), format!("00-{TRACE}-{span}-01"), "{format}");
         assert_eq!(get(&upstream, "b3").unwrap(), format!("{TRACE}-{span}-1-{SPAN}"));
@@ -101,7 +113,7 @@ fn a_trace_goes_on_with_a_new_span_from_every_format_into_every_other() {
         assert_eq!(get(&upstream, "x-datadog-tags").unwrap(), tags);
         let root = format!("Root=1-0af76519-16cd43dd8448eb211c80319c;Parent={span};Sampled=1");
         assert_eq!(get(&upstream, "x-amzn-trace-id").unwrap(), root);
-        assert_eq!(proxy.host.state("parent_span_id").unwrap(), SPAN);
+        assert_eq!(proxy.state("parent_span_id").unwrap(), SPAN);
         assert_eq!(requests(&proxy, "continued", format), Some(1), "{format}");
     }
 }
@@ -185,11 +197,11 @@ fn several_tracestates_become_one_and_a_sound_one_is_not_touched() {
     let mut proxy = proxy("");
     let upstream = proxy.request(pairs(&[("traceparent", TRACEPARENT), ("tracestate", "a=1"), ("tracestate", "b=2")]));
     assert_eq!(get(&upstream, "tracestate").unwrap(), "a=1,b=2");
-    let before = proxy.host.calls("replace_header");
+    let before = proxy.calls("proxy_replace_header_map_value");
     let upstream =
         proxy.request(pairs(&[("traceparent", TRACEPARENT), ("tracestate", "a=1 , b=2"), ("x-request-id", "r")]));
     assert_eq!(get(&upstream, "tracestate").unwrap(), "a=1 , b=2");
-    assert_eq!(proxy.host.calls("replace_header"), before + 1, "traceparent alone is written");
+    assert_eq!(proxy.calls("proxy_replace_header_map_value"), before + 1, "traceparent alone is written");
 }
 
 #[test]
@@ -204,13 +216,13 @@ fn an_edge_restarts_or_links() {
             assert_eq!(get(&upstream, gone), None, "{gone}");
         }
         let link = (trust == "link").then(|| format!("{TRACE}-{SPAN}"));
-        assert_eq!(proxy.host.state("trace_link"), link);
+        assert_eq!(proxy.state("trace_link"), link);
         assert_eq!(requests(&proxy, outcome, "none"), Some(1));
     }
     let mut proxy = proxy(r#"{"trust": "restart", "trust_mtls": true}"#);
-    proxy.host.properties.borrow_mut().insert("connection.mtls".into(), vec![1]);
+    proxy.each(|proxy| proxy.set_property(&["connection", "mtls"], true));
     assert!(get(&proxy.request(pairs(&caller)), "traceparent").unwrap().contains(TRACE));
-    proxy.host.properties.borrow_mut().insert("connection.mtls".into(), vec![0]);
+    proxy.each(|proxy| proxy.set_property(&["connection", "mtls"], false));
     assert!(!get(&proxy.request(pairs(&caller)), "traceparent").unwrap().contains(TRACE));
 }
 
@@ -220,7 +232,7 @@ fn sampling_follows_the_caller_and_else_the_root() {
     let sampled = |configuration: &str, headers: &[(&str, &str)]| {
         let mut proxy = proxy(configuration);
         let upstream = proxy.request(pairs(headers));
-        (get(&upstream, "x-b3-sampled"), get(&upstream, "x-b3-flags"), proxy.host.state("trace_sampled").unwrap())
+        (get(&upstream, "x-b3-sampled"), get(&upstream, "x-b3-flags"), proxy.state("trace_sampled").unwrap())
     };
     let yes = || (Some(String::from("1")), None, String::from("true"));
     let no = || (Some(String::from("0")), None, String::from("false"));
@@ -305,15 +317,11 @@ fn the_caller_is_told_if_so_configured() {
 fn what_is_logged_is_what_the_proxys_tracer_sent() {
     let replaced = |configuration: &str, tracer: &[(&str, &str)]| {
         let mut proxy = proxy(configuration);
-        let id = proxy.begin();
-        proxy.host.request.replace(pairs(&[("traceparent", TRACEPARENT)]));
-        proxy.vm.request_headers(&proxy.host, id);
-        for (name, value) in tracer {
-            proxy.host.request.borrow_mut().retain(|(n, _)| n != name);
-            proxy.host.request.borrow_mut().push(((*name).into(), value.as_bytes().to_vec()));
-        }
-        proxy.vm.log(&proxy.host, id);
-        ["trace_id", "span_id", "parent_span_id", "trace_sampled"].map(|key| proxy.host.state(key).unwrap())
+        proxy.steps(|stream| {
+            stream.request_headers(emulator::pairs([("traceparent", TRACEPARENT)]), true);
+            write(stream, tracer);
+        });
+        ["trace_id", "span_id", "parent_span_id", "trace_sampled"].map(|key| proxy.state(key).unwrap())
     };
     let theirs = "00-11111111111111111111111111111111-2222222222222222-00";
     let ones = ["11111111111111111111111111111111", "2222222222222222", "", "false"];
@@ -321,19 +329,18 @@ fn what_is_logged_is_what_the_proxys_tracer_sent() {
     let b3 = [("x-b3-traceid", ones[0]), ("x-b3-spanid", ones[1]), ("x-b3-sampled", "0")];
     assert_eq!(replaced("", &b3), ones, "a format that we do not write");
     // A format that came in, passes through, and is then the tracer's: Zipkin's at every hop but the first.
-    let mut hop = proxy("");
-    let id = hop.begin();
     let came = [("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")];
-    hop.host.request.replace(pairs(&came));
-    hop.vm.request_headers(&hop.host, id);
-    let own = hop.host.state("span_id").unwrap();
-    hop.vm.log(&hop.host, id);
-    assert_eq!(hop.host.state("span_id").unwrap(), own, "what passed through is not the tracer's");
-    hop.host.request.borrow_mut().retain(|(name, _)| name != "x-b3-spanid");
-    hop.host.request.borrow_mut().push(("x-b3-spanid".into(), ones[1].into()));
-    hop.vm.log(&hop.host, id);
-    assert_eq!(hop.host.state("span_id").unwrap(), ones[1]);
-    assert_eq!(hop.host.state("parent_span_id").unwrap(), SPAN);
+    let mut hop = proxy("");
+    let upstream = hop.steps(|stream| stream.request_headers(emulator::pairs(came), true)).upstream;
+    let own = hop.state("span_id").unwrap();
+    let sent = upstream.all("traceparent")[0];
+    assert!(sent.ends_with(format!("-{own}-01").as_bytes()), "what passed through is not the tracer's");
+    hop.steps(|stream| {
+        stream.request_headers(emulator::pairs(came), true);
+        write(stream, &[("x-b3-spanid", ones[1])]);
+    });
+    assert_eq!(hop.state("span_id").unwrap(), ones[1]);
+    assert_eq!(hop.state("parent_span_id").unwrap(), SPAN);
     let same = "00-0af7651916cd43dd8448eb211c80319c-2222222222222222-01";
     assert_eq!(replaced("", &[("traceparent", same)]), [TRACE, ones[1], SPAN, "true"], "the parent is still right");
     let [trace, ..] = replaced(r#"{"follow_tracer": "never"}"#, &[("traceparent", theirs)]);
@@ -345,35 +352,34 @@ fn what_is_logged_is_what_the_proxys_tracer_sent() {
 #[test]
 fn a_request_that_a_filter_in_front_answered_is_logged_with_its_callers_context() {
     let mut proxy = proxy("");
-    proxy.host.properties.borrow_mut().insert("request.time".into(), 42_u64.to_le_bytes().to_vec());
-    let id = proxy.begin();
-    proxy.host.request.replace(pairs(&[("traceparent", TRACEPARENT)]));
-    proxy.vm.response_headers(&proxy.host, id);
-    proxy.vm.log(&proxy.host, id);
-    assert_eq!(proxy.host.state("trace_id").unwrap(), TRACE);
-    assert_eq!(proxy.host.state("parent_span_id").unwrap(), SPAN);
-    assert_eq!(proxy.host.state("start_time_ns").unwrap(), "42");
+    proxy.steps(|stream| {
+        stream.set_property(&["request", "time"], 42_u64);
+        stream.edit_request_headers(|headers| *headers = emulator::pairs([("traceparent", TRACEPARENT)]));
+    });
+    assert_eq!(proxy.state("trace_id").unwrap(), TRACE);
+    assert_eq!(proxy.state("parent_span_id").unwrap(), SPAN);
+    assert_eq!(proxy.state("start_time_ns").unwrap(), "42");
 }
 
 #[test]
 fn a_forwarded_header_joins_what_goes_out_to_what_came_in() {
     let mut proxy = proxy(r#"{"join": {"ttl": "10s"}}"#);
     let direction = |proxy: &Proxy<TraceId>, way: i64| {
-        proxy.host.properties.borrow_mut().insert("xds.listener_direction".into(), way.to_le_bytes().to_vec())
+        proxy.each(|proxy| proxy.set_property(&["xds", "listener_direction"], way));
     };
     direction(&proxy, 1);
     // Envoy writes its decision into the 15th digit: 9 on the way in, 4 on the way out.
     proxy.request(pairs(&[("traceparent", TRACEPARENT), ("x-request-id", "e1d34fd8-93ab-9d32-b8a2-52a18a0a0f9b")]));
-    let inbound = proxy.host.state("span_id").unwrap();
+    let inbound = proxy.state("span_id").unwrap();
     direction(&proxy, 2);
     let out = pairs(&[("x-request-id", "e1d34fd8-93ab-4d32-b8a2-52a18a0a0f9b")]);
     let upstream = proxy.request(out.clone());
     assert!(get(&upstream, "traceparent").unwrap().contains(TRACE));
-    assert_eq!(proxy.host.state("parent_span_id").unwrap(), inbound);
+    assert_eq!(proxy.state("parent_span_id").unwrap(), inbound);
     assert_eq!(requests(&proxy, "joined", "none"), Some(1));
     let other = pairs(&[("x-request-id", "ffffffff-93ab-4d32-b8a2-52a18a0a0f9b")]);
     assert!(!get(&proxy.request(other), "traceparent").unwrap().contains(TRACE));
-    proxy.host.now_ns.set(1_700_000_000_000_000_000 + 10_000_000_000);
+    proxy.each(|proxy| proxy.advance(Duration::from_secs(10)));
     assert!(!get(&proxy.request(out), "traceparent").unwrap().contains(TRACE), "too late");
 }
 
@@ -393,7 +399,7 @@ fn an_edge_joins_no_stranger() {
     for headers in [&[("x-request-id", "abc"), ("traceparent", TRACEPARENT)][..], &[("x-request-id", "abc")]] {
         for _ in 0..2 {
             proxy.request(pairs(headers));
-            let trace = proxy.host.state("trace_id").unwrap();
+            let trace = proxy.state("trace_id").unwrap();
             assert!(!seen.contains(&trace));
             seen.push(trace);
         }
@@ -411,10 +417,10 @@ fn an_edge_lets_no_trace_header_of_a_stranger_pass() {
 #[test]
 fn a_clock_that_fails_is_not_logged_as_zero() {
     let mut proxy = proxy("");
-    proxy.host.fail("now_ns");
+    proxy.fail("proxy_get_current_time_nanoseconds");
     proxy.request(pairs(&[]));
-    assert_eq!(proxy.host.state("start_time_ns"), None);
-    assert!(proxy.host.state("trace_id").is_some());
+    assert_eq!(proxy.state("start_time_ns"), None);
+    assert!(proxy.state("trace_id").is_some());
 }
 
 #[test]
@@ -426,10 +432,10 @@ fn every_example_of_the_readme_is_taken_and_every_filter_state_is_in_it() {
     examples.iter().for_each(|example| drop(proxy(&format!("{{{example}"))));
     let mut proxy = proxy(r#"{"trust": "link"}"#);
     proxy.request(pairs(&[("traceparent", TRACEPARENT)]));
-    let mut set: Vec<String> = proxy.host.filter_state.borrow().keys().cloned().collect();
+    let mut set = proxy.states();
     assert!(proxy.configure("{}"));
     proxy.request(pairs(&[("traceparent", TRACEPARENT)]));
-    set.extend(proxy.host.filter_state.borrow().keys().cloned());
+    set.extend(proxy.states());
     set.sort();
     set.dedup();
     let mut named: Vec<&str> =
@@ -444,9 +450,10 @@ fn what_is_remembered_is_bounded() {
     for n in 0..10_000 {
         proxy.request(pairs(&[("x-flow", &n.to_string())]));
     }
-    assert_eq!(proxy.host.shared.borrow().len(), 16);
+    assert_eq!(proxy.each(|proxy| proxy.all_shared_data("")).len(), 16);
     proxy.request(pairs(&[("x-flow", &"x".repeat(129))]));
-    assert!(proxy.host.shared.borrow().values().all(|(value, _)| value.len() <= 8 + 16 + 8 + 1 + 128));
+    let kept = proxy.each(|proxy| proxy.all_shared_data(""));
+    assert!(kept.values().all(|value| value.len() <= 8 + 16 + 8 + 1 + 128));
 }
 
 #[test]
@@ -491,10 +498,10 @@ fn every_byte_in_every_trace_header_is_taken_as_it_comes() {
 #[test]
 fn a_host_that_fails_every_call_stops_nothing() {
     let mut proxy = proxy(r#"{"join": {}, "trust": "link", "trust_mtls": true, "response": {"server_timing": true}}"#);
-    proxy.host.fail_all();
+    proxy.fail_all();
     let came = pairs(&[("traceparent", TRACEPARENT)]);
     assert_eq!(proxy.request(came.clone()), came);
-    assert_eq!(proxy.vm.held(), (0, 1));
+    assert_eq!(proxy.held(), (0, 1));
 }
 
 #[test]
@@ -530,24 +537,23 @@ fn a_wrong_configuration_is_refused_and_the_old_one_serves() {
 fn a_request_costs_one_read_of_the_headers() {
     let mut proxy = proxy("");
     proxy.request(pairs(&[("traceparent", TRACEPARENT), ("x-request-id", "r")]));
-    let before = proxy.host.all_calls();
+    proxy.take_calls();
     proxy.request(pairs(&[("traceparent", TRACEPARENT), ("x-request-id", "r")]));
-    let calls: Vec<_> = proxy
-        .host
-        .all_calls()
-        .into_iter()
-        .map(|(call, count)| (call, count - before.get(call).copied().unwrap_or(0)))
-        .filter(|(_, count)| *count > 0)
-        .collect();
     // One read to decide; one when it is over, to see what the proxy's tracer did: later only at every 16th request.
     assert_eq!(
-        calls,
-        [("add_metric", 1), ("header_pairs", 2), ("now_ns", 1), ("replace_header", 1), ("set_filter_state", 5)]
+        proxy.take_calls().into_iter().collect::<Vec<_>>(),
+        [
+            ("proxy_get_current_time_nanoseconds", 1),
+            ("proxy_get_header_map_pairs", 2),
+            ("proxy_increment_metric", 1),
+            ("proxy_replace_header_map_value", 1),
+            ("proxy_set_property", 5),
+        ]
     );
-    let reads = |proxy: &mut Proxy<TraceId>, requests: usize| {
-        let before = proxy.host.calls("header_pairs");
+    let reads = |proxy: &mut Proxy<TraceId>, requests: u64| {
+        let before = proxy.calls("proxy_get_header_map_pairs");
         (0..requests).for_each(|_| drop(proxy.request(pairs(&[("x-request-id", "r")]))));
-        proxy.host.calls("header_pairs") - before
+        proxy.calls("proxy_get_header_map_pairs") - before
     };
     assert_eq!(reads(&mut proxy, 254), 254 * 2);
     assert_eq!(reads(&mut proxy, 1600), 1600 + 100);
@@ -559,12 +565,11 @@ fn a_tracer_that_was_seen_once_is_looked_for_at_each_request() {
     (0..1000).for_each(|_| drop(proxy.request(pairs(&[]))));
     let mut followed = Vec::new();
     for _ in 0..64 {
-        let id = proxy.begin();
-        proxy.host.request.replace(pairs(&[]));
-        proxy.vm.request_headers(&proxy.host, id);
-        proxy.host.request.replace(pairs(&[("traceparent", TRACEPARENT)]));
-        proxy.vm.log(&proxy.host, id);
-        followed.push(proxy.host.state("trace_id").unwrap() == TRACE);
+        proxy.steps(|stream| {
+            stream.request_headers(emulator::Pairs::new(), true);
+            write(stream, &[("traceparent", TRACEPARENT)]);
+        });
+        followed.push(proxy.state("trace_id").unwrap() == TRACE);
     }
     let first = followed.iter().position(|yes| *yes).unwrap();
     assert!(first < 16, "found at request {first}");

@@ -22,31 +22,39 @@ fn get<'a>(pairs: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(n, _)| n == name).map(|(_, value)| str::from_utf8(value).unwrap())
 }
 
+fn start(configuration: &str) -> Option<Proxy<Duo>> {
+    Proxy::start_beside("target/modules/duo.wasm", configuration)
+}
+
 #[test]
 fn the_second_sees_what_the_first_changed_and_the_headers_are_read_once() {
-    let mut proxy = Proxy::<Duo>::start(BOTH).unwrap();
+    let mut proxy = start(BOTH).unwrap();
     let (up, down) = proxy.exchange(pairs(&[("x-request-id", "r")]), pairs(&[(":status", "200")]));
     assert_eq!(get(&up, "x-saw"), get(&up, "traceparent"));
     assert!(get(&up, "x-saw").unwrap().starts_with("00-"));
     assert_eq!(get(&down, "x-stamp"), Some("seen"));
     assert_eq!(get(&down, "x-trace-id"), Some(&get(&up, "x-saw").unwrap()[3..35]));
-    assert_eq!(proxy.host.calls("header_pairs"), 2, "one for the request, one for the log, none for the response");
+    assert_eq!(
+        proxy.calls("proxy_get_header_map_pairs"),
+        2,
+        "one for the request, one for the log, none for the response"
+    );
 }
 
 #[test]
 fn one_that_is_left_out_does_nothing() {
-    let mut proxy = Proxy::<Duo>::start(r#"{"stamp": {"text": "seen"}}"#).unwrap();
+    let mut proxy = start(r#"{"stamp": {"text": "seen"}}"#).unwrap();
     assert_eq!(get(&proxy.request(pairs(&[])), "x-saw"), Some("none"));
-    let mut proxy = Proxy::<Duo>::start("").unwrap();
+    let mut proxy = start("").unwrap();
     proxy.request(pairs(&[]));
-    assert_eq!(proxy.host.calls("header_pairs") + proxy.host.calls("set_filter_state"), 0);
+    assert_eq!(proxy.calls("proxy_get_header_map_pairs") + proxy.calls("proxy_set_property"), 0);
 }
 
 #[test]
 fn a_reply_of_one_ends_the_phase() {
-    let mut proxy = Proxy::<Duo>::start(BOTH).unwrap();
+    let mut proxy = start(BOTH).unwrap();
     let (_, down) = proxy.exchange(pairs(&[("x-refuse", "1")]), pairs(&[]));
-    assert_eq!(proxy.host.reply.borrow().as_ref().unwrap().status, 418);
+    assert_eq!(proxy.reply().unwrap().status, 418);
     assert_eq!(get(&down, "x-stamp"), Some("seen"), "replies pass the filters on their way back, as in the proxy");
 }
 
