@@ -174,7 +174,8 @@ impl Stream {
     pub(crate) fn readable(&self, leg: usize, map: u32) -> Option<&Pairs> {
         let at = map as usize;
         let logged = self.logging && map != map::REQUEST_TRAILERS;
-        if logged || *self.legs[leg].open.get(at)? { self.maps[at].as_ref() } else { None }
+        let there = self.maps.get(at)?.as_ref();
+        if logged || *self.legs[leg].open.get(at)? { there } else { None }
     }
 
     pub(crate) fn writable(&mut self, leg: usize, map: u32) -> Option<&mut Pairs> {
@@ -939,6 +940,12 @@ impl HttpStream {
     #[must_use]
     pub fn filter_state(&self, key: &str) -> Option<Vec<u8>> {
         self.0.filter_state(key)
+    }
+
+    /// How often the choice of a route was undone so far.
+    #[must_use]
+    pub fn route_cleared(&self) -> u64 {
+        self.0.with(|stream| stream.route_cleared)
     }
 
     /// Whether it was cut off.

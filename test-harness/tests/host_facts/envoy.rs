@@ -281,12 +281,6 @@ impl World for RealEnvoy {
         self.envoy.counter(name).await
     }
 
-    async fn series(&self, name: &str) -> Result<Vec<(Vec<(String, String)>, f64)>> {
-        let metrics = self.envoy.prometheus().await?;
-        let labels = |sample: &test_harness::metrics::Sample| sample.labels.clone().into_iter().collect();
-        Ok(metrics.series(name, &[]).into_iter().map(|sample| (labels(sample), sample.value)).collect())
-    }
-
     async fn is_dead(&self) -> bool {
         let ended = async || self.envoy.ended().ok_or_else(|| "it lives".to_owned());
         eventually("the end of Envoy", PATIENCE, ended).await.is_ok()
@@ -294,6 +288,15 @@ impl World for RealEnvoy {
 
     async fn pass(&self, time: Duration) {
         sleep(time).await;
+    }
+}
+
+impl RealEnvoy {
+    /// The labels and values of a series for Prometheus.
+    pub async fn series(&self, name: &str) -> Result<Vec<(Vec<(String, String)>, f64)>> {
+        let metrics = self.envoy.prometheus().await?;
+        let labels = |sample: &test_harness::metrics::Sample| sample.labels.clone().into_iter().collect();
+        Ok(metrics.series(name, &[]).into_iter().map(|sample| (labels(sample), sample.value)).collect())
     }
 }
 

@@ -136,7 +136,8 @@ pub async fn a_new_configuration_is_a_new_root_on_the_same_vm<W: World>() -> Res
             .take_while(|event| event.callback != "configure")
             .filter(|event| event.callback == "tick" && event.plugin == "old")
             .count();
-        assert!(ticks_beside > 0, "{thread:?}: it ticks beside the new one");
+        // On the main thread it depends on how long the proxy drains.
+        assert!(thread == Thread::Main || ticks_beside > 0, "it ticks beside the new one");
     }
     assert_eq!(world.seen("new", "request_headers", 1).await?[0].steps[0][2], 2, "statics live on");
     Ok(())

@@ -20,6 +20,7 @@
 mod abi;
 mod bodies;
 mod calls;
+mod emulated;
 mod envoy;
 mod filter_state;
 mod headers;
@@ -31,7 +32,7 @@ mod shared;
 mod tcp;
 mod world;
 
-/// Each fact of each section as a test.
+/// Each fact of each section as a test in each world.
 macro_rules! facts {
     ($($section:ident { $($fact:ident)* })*) => {
         mod on_envoy { $(
@@ -39,6 +40,14 @@ macro_rules! facts {
                 #[tokio::test]
                 async fn $fact() -> anyhow::Result<()> {
                     crate::$section::$fact::<crate::envoy::RealEnvoy>().await
+                }
+            )* }
+        )* }
+        mod emulation { $(
+            mod $section { $(
+                #[tokio::test]
+                async fn $fact() -> anyhow::Result<()> {
+                    crate::$section::$fact::<crate::emulated::Emulated>().await
                 }
             )* }
         )* }
@@ -111,7 +120,6 @@ facts! {
         each_definition_has_a_new_id_for_the_same_series
         each_kind_takes_what_it_takes
         a_series_is_one_for_the_whole_process
-        a_label_is_taken_out_of_the_name
     }
     abi {
         every_function_of_the_abi_and_18_of_wasi_are_offered
@@ -132,4 +140,10 @@ facts! {
         a_trap_in_on_log_ends_the_vm_as_well
         a_new_vm_after_a_trap_finds_what_was_shared
     }
+}
+
+/// The scrape is the proxy's alone.
+#[tokio::test]
+async fn a_label_is_taken_out_of_the_name() -> anyhow::Result<()> {
+    metrics::a_label_is_taken_out_of_the_name().await
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use test_harness::Request;
 
+use crate::envoy::RealEnvoy;
 use crate::world::{Ask as _, Plugin, Scene, Site, World};
 
 /// An id is the how-manieth series it is for this VM and, in its last two bits, the kind.
@@ -108,13 +109,13 @@ pub async fn a_series_is_one_for_the_whole_process<W: World>() -> Result<()> {
 
 /// For Prometheus without `envoy_` and `wasmcustom`; a label is what `stats_tags` take out of the name. Characters that a
 /// series may not have become `_`.
-pub async fn a_label_is_taken_out_of_the_name<W: World>() -> Result<()> {
+pub async fn a_label_is_taken_out_of_the_name() -> Result<()> {
     let script = json!({ "request_headers": [
         ["define_metric", "counter", "requests_probe_tag.=.some value;.;_total"], ["increment_metric", 4, 3],
         ["define_metric", "gauge", "odd-name.with/more"], ["record_metric", 5, 2],
         ["define_metric", "histogram", "times"], ["record_metric", 6, 7], ["record_metric", 6, 70],
     ] });
-    let world = W::start(&Scene::new([Site::of("p", script)])).await?;
+    let world = RealEnvoy::start(&Scene::new([Site::of("p", script)])).await?;
     world.send("p", &Request::get("/")).await?;
     assert_eq!(world.stat("wasmcustom.requests_probe_tag.=.some value;.;_total").await?, Some(3));
     let label = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
-use test_harness::{PATIENCE, Request, Response, Verdict, eventually};
+use test_harness::{PATIENCE, Request, Response, Verdict};
 
 /// Waits that pass in any case, such as for a tick that must not come.
 pub const MOMENT: Duration = Duration::from_millis(100);
+
+/// How often is looked whether something has come.
+const LOOK: Duration = Duration::from_millis(4);
 
 /// What runs: sites, and how many workers serve them.
 #[derive(Clone, Debug)]
@@ -235,9 +238,6 @@ pub trait World: Sized {
     /// A counter or gauge by its name in the proxy's own stats.
     async fn stat(&self, name: &str) -> Result<Option<u64>>;
 
-    /// The labels and values of a series for Prometheus.
-    async fn series(&self, name: &str) -> Result<Vec<(Vec<(String, String)>, f64)>>;
-
     /// Whether the proxy ended by itself.
     async fn is_dead(&self) -> bool;
 
@@ -276,11 +276,20 @@ pub trait Ask: World {
 
     /// Waits until something is among the events.
     async fn wait_for<T>(&self, what: &str, find: impl Fn(&[Event]) -> Option<T>) -> Result<T> {
-        eventually(what, PATIENCE, async || {
-            let events = self.events().map_err(|error| format!("{error:#}"))?;
-            find(&events).ok_or_else(|| format!("{:#?}", events.iter().map(short).collect::<Vec<_>>()))
-        })
-        .await
+        let mut left = PATIENCE;
+        loop {
+            let events = self.events()?;
+            if let Some(found) = find(&events) {
+                return Ok(found);
+            }
+            left = match left.checked_sub(LOOK) {
+                Some(left) => left,
+                None => {
+                    bail!("{what}: not within {PATIENCE:?}, but {:#?}", events.iter().map(short).collect::<Vec<_>>())
+                }
+            };
+            self.pass(LOOK).await;
+        }
     }
 }
 
