@@ -77,6 +77,9 @@ impl Sent {
     }
 }
 
+/// The details of the reply that tells of a trap.
+const FAILED: &str = "wasm_fail_stream";
+
 /// A reply in place of the upstream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -164,6 +167,8 @@ pub(crate) struct Stream {
     pub(crate) reset: bool,
     pub(crate) route_cleared: u64,
     pub(crate) logging: bool,
+    /// Filter state as access loggers see it: when all plugins have logged.
+    logged: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
     aborted: [bool; 2],
     pub(crate) started_ns: u64,
     over: bool,
@@ -200,6 +205,23 @@ impl Stream {
         let way = self.way(kind)?;
         let flow = &mut self.legs[leg].flows[way];
         flow.open.then_some(&mut flow.bytes)
+    }
+
+    /// Whether all that is left to be told of it is its end.
+    pub(crate) fn ending(&self) -> bool {
+        self.over && !self.tcp
+    }
+
+    /// A plugin cuts it off.
+    pub(crate) fn close(&mut self, kind: u32) {
+        self.reset = true;
+        if kind == 0 {
+            self.details("wasm_close_stream");
+        }
+    }
+
+    fn details(&mut self, details: &str) {
+        self.properties.insert(vec![b"response".to_vec(), b"code_details".to_vec()], details.as_bytes().to_vec());
     }
 
     /// A stream that is told to go on loses sight of its request.
@@ -257,6 +279,7 @@ impl Proxy {
             reset: false,
             route_cleared: 0,
             logging: false,
+            logged: None,
             aborted: [false; 2],
             started_ns: world.now_ns,
             over: false,
@@ -296,8 +319,10 @@ impl Proxy {
             None => Entered::Failed,
         };
         let policy = self.0.borrow().roots[root].plugin.failure;
+        // The reply that tells of a trap passes the VM that has trapped.
+        let failing = self.with(id, |stream| stream.reply.as_ref().is_some_and(|reply| reply.details == FAILED));
         match entered {
-            Entered::Failed if policy == FailurePolicy::Open => Said::Next,
+            Entered::Failed if policy == FailurePolicy::Open || failing => Said::Next,
             Entered::Failed => {
                 self.fail(id);
                 Said::Lost
@@ -565,7 +590,12 @@ impl Proxy {
     /// Answers in place of the upstream, if nothing was answered yet.
     pub(crate) fn reply(&self, id: u64, reply: &Reply) {
         let go = self.with(id, |stream| {
-            if stream.over || stream.reset || stream.tcp || stream.reply.is_some() {
+            if stream.over || stream.reset || stream.tcp {
+                return None;
+            }
+            // Those of the last reply, though it is the first that goes out.
+            stream.details(&reply.details);
+            if stream.reply.is_some() {
                 return None;
             }
             if stream.downstream.headers.is_some() {
@@ -605,7 +635,7 @@ impl Proxy {
         }) {
             return;
         }
-        let details = "wasm_fail_stream".to_owned();
+        let details = FAILED.to_owned();
         self.reply(id, &Reply { status: 503, details, body: Vec::new(), headers: Pairs::new(), grpc_status: None });
     }
 
@@ -636,7 +666,10 @@ impl Proxy {
                 }
                 tell(leg, |context| Callback::Log { context });
             }
-            self.with(id, |stream| stream.logging = false);
+            self.with(id, |stream| {
+                stream.logging = false;
+                stream.logged = Some(stream.filter_state.clone());
+            });
             for leg in 0..legs {
                 tell(leg, |context| Callback::Done { context });
                 tell(leg, |context| Callback::Delete { context });
@@ -968,7 +1001,13 @@ impl HttpStream {
             upstream: stream.upstream.clone(),
             downstream: stream.downstream.clone(),
             reply: stream.reply.clone(),
-            filter_state: stream.filter_state.iter().map(|(key, value)| (text(key), value.clone())).collect(),
+            filter_state: stream
+                .logged
+                .as_ref()
+                .unwrap_or(&stream.filter_state)
+                .iter()
+                .map(|(key, value)| (text(key), value.clone()))
+                .collect(),
             reset: stream.reset,
             route_cleared: stream.route_cleared,
         })

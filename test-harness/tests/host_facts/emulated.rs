@@ -2,8 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -129,7 +132,7 @@ fn arrived(headers: &Pairs, body: Vec<u8>, trailers: &Pairs) -> Request {
     request
 }
 
-/// Runs one step after the other, and lets time pass between them.
+/// A request on its way through a site.
 struct Running<'a> {
     world: &'a Emulated,
     site: Site,
@@ -175,6 +178,13 @@ impl Emulated {
             }
             self.sites.borrow_mut().insert(site.name, site.clone());
         }
+        // A site that is not there any more lets its plugins go.
+        let gone = |name: &&&str| scene.sites.iter().all(|site| site.name != **name);
+        let gone: Vec<&str> = self.sites.borrow().keys().filter(gone).copied().collect();
+        for name in gone {
+            self.sites.borrow_mut().remove(name);
+            self.proxy.push(name, [])?;
+        }
         Ok(Verdict::Accepted)
     }
 
@@ -188,9 +198,21 @@ impl Emulated {
 
     async fn run(&self, site: &str, request: &Request, chunks: &[&[u8]], slowly: bool) -> Result<Response> {
         let running = self.open(site);
-        running.request(request, chunks, slowly).await;
-        let outcome = running.response(request).await;
-        outcome.and(running.finish())
+        let mut work = pin!(async {
+            running.request(request, chunks, slowly).await;
+            let outcome = running.response(request).await;
+            outcome.and(running.finish())
+        });
+        // The emulator panics where the real one would die.
+        poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(polled) => polled,
+            Err(panic) if panic.downcast_ref::<String>().is_some_and(|why| why.starts_with("the proxy dies")) => {
+                self.died.set(true);
+                Poll::Ready(Err(anyhow!("the proxy has died")))
+            }
+            Err(panic) => resume_unwind(panic),
+        })
+        .await
     }
 }
 
@@ -387,15 +409,7 @@ impl Running<'_> {
     }
 
     fn finish(&self) -> Result<Response> {
-        if let Some(reply) = self.stream.reply() {
-            self.stream.set_property(&["response", "code_details"], reply.details.as_str());
-        } else if self.stream.was_reset() && self.stream.upstream().headers.is_none() {
-            self.stream.set_property(&["response", "code_details"], "wasm_close_stream");
-        }
-        let Ok(done) = catch_unwind(AssertUnwindSafe(|| self.stream.finish())) else {
-            self.world.died.set(true);
-            bail!("the proxy has died");
-        };
+        let done = self.stream.finish();
         if !self.site.logged.is_empty() {
             let field = |(name, operator): &(&str, &str)| {
                 let key = operator.strip_prefix("%FILTER_STATE(").and_then(|key| key.strip_suffix(":PLAIN)%")).unwrap();

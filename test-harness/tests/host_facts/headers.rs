@@ -337,3 +337,40 @@ pub async fn trailers_can_be_read_and_written_in_their_phase<W: World>() -> Resu
     assert_eq!(response.trailers.to_json(), changed);
     Ok(())
 }
+
+/// Of some names the proxy keeps one value: what is added to it stands behind a comma. Replaced, it goes to the end too.
+pub async fn some_names_have_one_value_with_commas<W: World>() -> Result<()> {
+    let script = json!({ "request_headers": [
+        ["add_header", "request", "user-agent", "b"], ["get_header", "request", "user-agent"],
+        ["add_header", "request", "x-plain", "b"], ["get_header", "request", "x-plain"],
+        ["add_header", "request", ":path", "/c"], ["get_header", "request", ":path"],
+        ["replace_header", "request", "user-agent", "c"],
+        ["replace_header", "request", ":path", "/d"],
+        ["get_map", "request"],
+    ] });
+    let world = W::start(&Scene::new([Site::of("p", script)])).await?;
+    world.send("p", &Request::get("/a").header("user-agent", "a").header("x-plain", "a")).await?;
+    let steps = world.steps("p", "request_headers").await?;
+    let wanted = json!([
+        ["add_header", 0],
+        ["get_header", 0, "a,b"],
+        ["add_header", 0],
+        ["get_header", 0, "a"],
+        ["add_header", 0],
+        ["get_header", 0, "/a,/c"],
+        ["replace_header", 0],
+        ["replace_header", 0],
+    ]);
+    assert_eq!(steps.as_array().unwrap()[..8], wanted.as_array().unwrap()[..]);
+    let pairs = json!([
+        [":authority", "test"],
+        [":method", "GET"],
+        [":scheme", "http"],
+        [":path", "/d"],
+        ["x-plain", "a"],
+        ["x-plain", "b"],
+        ["user-agent", "c"]
+    ]);
+    assert_eq!(own(&steps[8]), pairs);
+    Ok(())
+}

@@ -63,6 +63,7 @@ facts! {
         a_map_over_1024_pairs_or_one_mib_is_emptied
         a_write_of_a_request_header_clears_the_route
         trailers_can_be_read_and_written_in_their_phase
+        some_names_have_one_value_with_commas
     }
     bodies {
         a_chunk_can_be_read_in_part
@@ -94,7 +95,7 @@ facts! {
         a_property_that_is_set_is_filter_state
         what_on_log_sets_still_reaches_the_access_log
         a_key_of_two_segments_cannot_be_read_again
-        a_declared_property_can_be_read_only_and_outlive_its_request
+        a_declared_property_can_be_read_only
     }
     calls {
         an_answer_comes_to_the_root_and_the_stream_is_resumed
@@ -126,7 +127,7 @@ facts! {
         a_module_that_asks_for_more_is_refused
         a_module_without_a_known_version_is_refused
         the_start_of_a_module_may_log
-        only_the_capabilities_that_are_granted_are_there
+        the_start_of_a_module_may_call_nothing_else
     }
     lifecycle {
         a_plugin_starts_in_a_canary_on_the_main_thread_and_on_each_worker
@@ -142,8 +143,20 @@ facts! {
     }
 }
 
-/// The scrape is the proxy's alone.
-#[tokio::test]
-async fn a_label_is_taken_out_of_the_name() -> anyhow::Result<()> {
-    metrics::a_label_is_taken_out_of_the_name().await
+/// What the emulator does not play: a scrape, connections that several requests share, capabilities.
+mod on_envoy_alone {
+    #[tokio::test]
+    async fn a_label_is_taken_out_of_the_name() -> anyhow::Result<()> {
+        crate::metrics::a_label_is_taken_out_of_the_name().await
+    }
+
+    #[tokio::test]
+    async fn a_declared_property_can_outlive_its_request() -> anyhow::Result<()> {
+        crate::filter_state::a_declared_property_can_outlive_its_request().await
+    }
+
+    #[tokio::test]
+    async fn only_the_capabilities_that_are_granted_are_there() -> anyhow::Result<()> {
+        crate::abi::only_the_capabilities_that_are_granted_are_there().await
+    }
 }

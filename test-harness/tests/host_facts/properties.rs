@@ -1,6 +1,6 @@
 //! Properties: what is there when, and of which type.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -14,19 +14,24 @@ fn get(path: &[&str]) -> Value {
 
 const PHASES: [&str; 4] = ["configure", "request_headers", "response_headers", "log"];
 
-/// The given properties in each of the [`PHASES`].
-async fn ask<W: World>(paths: &[&[&str]], request: &Request) -> Result<[Value; 4]> {
-    let steps: Value = paths.iter().map(|path| get(path)).collect();
+/// The given properties in each of the [`PHASES`], and the time in the last.
+async fn ask<W: World>(paths: &[&[&str]], request: &Request) -> Result<([Value; 4], Duration)> {
+    // The world's own time stands behind them.
+    let steps: Value = paths.iter().map(|path| get(path)).chain([json!(["time"])]).collect();
     let script: Value =
         PHASES.iter().map(|phase| ((*phase).to_owned(), steps.clone())).collect::<serde_json::Map<_, _>>().into();
     let plugin = Plugin { root_id: "the root", vm_id: "the vm", ..Plugin::new("p", script) };
     let world = W::start(&Scene::new([Site::new("in", [plugin])])).await?;
     world.send("in", request).await?;
     let mut seen = [const { Value::Null }; 4];
+    let mut now = 0;
     for (seen, phase) in seen.iter_mut().zip(PHASES) {
         *seen = world.steps("p", phase).await?;
+        let time = seen.as_array_mut().unwrap().pop().unwrap();
+        assert_eq!(time[1], 0, "{time}");
+        now = time[2].as_u64().unwrap();
     }
-    Ok(seen)
+    Ok((seen, Duration::from_nanos(now)))
 }
 
 /// Those of request headers are there when the headers are: not in between, though the stream goes on.
@@ -43,7 +48,7 @@ pub async fn what_comes_from_headers_is_there_when_they_are<W: World>() -> Resul
         &["request", "id"],
     ];
     let request = Request::get("/p?q=1").header("x-a", "a").header("user-agent", "me").header("x-request-id", "7");
-    let [configure, first, between, log] = ask::<W>(&paths, &request).await?;
+    let ([configure, first, between, log], _) = ask::<W>(&paths, &request).await?;
     // The request's own id is taken only from a caller that is trusted.
     let values = ["/p?q=1", "/p", "test", "http", "GET", "q=1", "me", "a"];
     for (at, value) in values.iter().enumerate() {
@@ -89,7 +94,7 @@ pub async fn what_comes_from_the_stream_comes_when_it_is_known<W: World>() -> Re
         &["connection", "tls_version"],
         &["upstream", "transport_failure_reason", "x"],
     ];
-    let [configure, first, between, log] =
+    let ([configure, first, between, log], now) =
         ask::<W>(&paths, &Request::post("/", "body").header("x-reply", "header=x-r:r; chunk=ok")).await?;
     for (at, path) in paths.iter().enumerate() {
         let there = |steps: &Value| steps[at][1] == 0;
@@ -110,7 +115,6 @@ pub async fn what_comes_from_the_stream_comes_when_it_is_known<W: World>() -> Re
     // A truth is one byte.
     assert_eq!(bytes(&first[10]), [0]);
     // A time is in nanoseconds since 1970, a duration in nanoseconds.
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let age = now.checked_sub(Duration::from_nanos(number(&log[0]).try_into()?));
     assert!(age.is_some_and(|age| age < Duration::from_secs(60)), "{age:?}");
     for at in [16, 17, 18] {
@@ -130,7 +134,7 @@ pub async fn numbers_grow_with_the_stream<W: World>() -> Result<()> {
         &["response", "total_size"],
         &["response", "grpc_status"],
     ];
-    let [_, first, between, log] = ask::<W>(&paths, &Request::get("/")).await?;
+    let ([_, first, between, log], _) = ask::<W>(&paths, &Request::get("/")).await?;
     assert_eq!([number(&first[0]), number(&between[0]), number(&log[0])], [0; 3]);
     assert_eq!([number(&first[1]), number(&between[1]), number(&log[1])], [0, 1, 1]);
     assert_eq!([number(&first[2]), number(&between[2]), number(&log[2])], [0, 0, 2]);
@@ -142,7 +146,7 @@ pub async fn numbers_grow_with_the_stream<W: World>() -> Result<()> {
 
 pub async fn the_plugin_knows_itself<W: World>() -> Result<()> {
     let paths: [&[&str]; 3] = [&["plugin_name"], &["plugin_root_id"], &["plugin_vm_id"]];
-    for seen in ask::<W>(&paths, &Request::get("/")).await? {
+    for seen in ask::<W>(&paths, &Request::get("/")).await?.0 {
         let wanted = json!([["get_property", 0, "p"], ["get_property", 0, "the root"], ["get_property", 0, "the vm"]]);
         assert_eq!(seen, wanted);
     }
@@ -162,7 +166,7 @@ pub async fn there_is_a_status_for_what_is_no_property<W: World>() -> Result<()>
         &["request"],
         &["filter_state"],
     ];
-    let [_, first, _, log] = ask::<W>(&paths, &Request::get("/")).await?;
+    let ([_, first, _, log], _) = ask::<W>(&paths, &Request::get("/")).await?;
     let wanted: Value = (0..8).map(|at| json!(["get_property", if at < 6 { 1 } else { 3 }])).collect();
     assert_eq!((&first, &log), (&wanted, &wanted));
     Ok(())
