@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use test_harness::{PATIENCE, Request, Response, Verdict};
 
 /// Waits that pass in any case, such as for a tick that must not come.
@@ -139,7 +139,6 @@ pub struct Event {
     pub args: Vec<u64>,
     /// `[name, status, value]` of each step.
     pub steps: Value,
-    pub returned: Option<u64>,
 }
 
 impl Event {
@@ -166,7 +165,6 @@ impl Event {
             callback: line["cb"].as_str().unwrap_or_default().to_owned(),
             args: line["args"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect(),
             steps: line["steps"].clone(),
-            returned: line["returned"].as_u64(),
         })
     }
 
