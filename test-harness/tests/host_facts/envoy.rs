@@ -92,8 +92,11 @@ impl Modules {
             }));
             return Ok(Listener::tcp(site.name, filters));
         }
-        let mut listener =
-            Listener::http(site.name).merge_hcm(json!({ "http_protocol_options": { "enable_trailers": true } }));
+        let mut listener = Listener::http(site.name).merge_hcm(json!({
+            "http_protocol_options": { "enable_trailers": true },
+            // A connection that is cut off is kept open for a second otherwise.
+            "delayed_close_timeout": "0.05s",
+        }));
         if site.front {
             let script = "function envoy_on_request(h)
                 if h:headers():get('x-front') then h:respond({[':status'] = '403'}, 'front') end

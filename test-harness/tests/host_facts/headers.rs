@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use test_harness::Request;
 
-use crate::world::{Ask as _, Scene, Site, World, text};
+use crate::world::{Ask as _, Plugin, Scene, Site, World, text};
 
 /// What the proxy adds or changes by itself.
 fn is_own(name: &str) -> bool {
@@ -372,5 +372,21 @@ pub async fn some_names_have_one_value_with_commas<W: World>() -> Result<()> {
         ["user-agent", "c"]
     ]);
     assert_eq!(own(&steps[8]), pairs);
+    Ok(())
+}
+
+/// In `log` the headers are those that went out, whoever changed them since.
+pub async fn on_log_sees_what_others_wrote_later<W: World>() -> Result<()> {
+    let look = json!([["get_header", "request", "x-q"], ["get_header", "response", "x-r"]]);
+    let first = json!({ "request_headers": [["get_header", "request", "x-q"]], "log": look });
+    let second = json!({
+        "request_headers": [["replace_header", "request", "x-q", "later"]],
+        "response_headers": [["replace_header", "response", "x-r", "sooner"]],
+    });
+    let chain = [Plugin::new("first", first), Plugin { vm_id: "another", ..Plugin::new("second", second) }];
+    let world = W::start(&Scene::new([Site::new("in", chain)])).await?;
+    world.send("in", &Request::get("/").header("x-q", "came").header("x-reply", "header=x-r:came")).await?;
+    assert_eq!(world.steps("first", "request_headers").await?, json!([["get_header", 0, "came"]]));
+    assert_eq!(world.steps("first", "log").await?, json!([["get_header", 0, "later"], ["get_header", 0, "sooner"]]));
     Ok(())
 }

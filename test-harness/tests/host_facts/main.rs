@@ -64,6 +64,7 @@ facts! {
         a_write_of_a_request_header_clears_the_route
         trailers_can_be_read_and_written_in_their_phase
         some_names_have_one_value_with_commas
+        on_log_sees_what_others_wrote_later
     }
     bodies {
         a_chunk_can_be_read_in_part

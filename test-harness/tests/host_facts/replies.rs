@@ -171,7 +171,8 @@ pub async fn some_calls_kill_the_proxy<W: World>() -> Result<()> {
     ];
     for script in scripts {
         let world = W::start(&Scene::new([Site::of("p", script.clone())])).await?;
-        world.send("p", &Request::get("/")).await.expect_err("no response");
+        // Before `done` the response may have gone out.
+        drop(world.send("p", &Request::get("/")).await);
         assert!(world.is_dead().await, "{script}");
     }
     Ok(())
