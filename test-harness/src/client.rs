@@ -230,7 +230,7 @@ pub struct Load {
 pub struct LoadReport {
     /// How many responses had each status.
     pub statuses: BTreeMap<u16, u64>,
-    /// The requests that got no whole response, each with the reason.
+    /// The requests that got no whole response, or one that did not pass the check, each with the reason.
     pub errors: Vec<String>,
     /// How many connections were opened.
     pub connections: u64,
@@ -255,6 +255,15 @@ impl LoadReport {
     }
 }
 
+/// What a [`Load`] speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    H1,
+    /// h2c by prior knowledge.
+    H2,
+}
+
 /// Between two requests of a connection, so that the load does not take the processor from what it watches.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -262,19 +271,28 @@ impl Load {
     /// Starts so many connections over HTTP/1.1, each sending this request again and again.
     #[must_use]
     pub fn h1(addr: SocketAddr, connections: usize, request: &Request) -> Self {
-        Self::start(addr, connections, request, false)
+        Self::checked(addr, connections, request, Protocol::H1, |_| Ok(()))
     }
 
     /// Starts so many connections over h2c, each sending this request again and again.
     #[must_use]
     pub fn h2(addr: SocketAddr, connections: usize, request: &Request) -> Self {
-        Self::start(addr, connections, request, true)
+        Self::checked(addr, connections, request, Protocol::H2, |_| Ok(()))
     }
 
-    fn start(addr: SocketAddr, connections: usize, request: &Request, h2: bool) -> Self {
+    /// Starts so many connections, each sending this request again and again; a response that does not pass the check
+    /// counts as an error.
+    #[must_use]
+    pub fn checked(
+        addr: SocketAddr,
+        connections: usize,
+        request: &Request,
+        protocol: Protocol,
+        check: fn(&Response) -> Result<()>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let report = Arc::<Mutex<LoadReport>>::default();
-        let worker = Worker { addr, request: request.clone(), h2, report: Arc::clone(&report), stopped };
+        let worker = Worker { addr, request: request.clone(), protocol, check, report: Arc::clone(&report), stopped };
         let workers = (0..connections).map(|_| worker.clone().run()).collect();
         Self { report, stop, workers }
     }
@@ -310,7 +328,8 @@ impl Load {
 struct Worker {
     addr: SocketAddr,
     request: Request,
-    h2: bool,
+    protocol: Protocol,
+    check: fn(&Response) -> Result<()>,
     report: Arc<Mutex<LoadReport>>,
     stopped: watch::Receiver<bool>,
 }
@@ -324,26 +343,36 @@ impl Worker {
     async fn run(self) {
         let mut connection = None;
         while !*self.stopped.borrow() {
-            match self.one(&mut connection).await {
-                Ok(status) => *self.report.lock().unwrap().statuses.entry(status).or_default() += 1,
-                Err(error) => self.report.lock().unwrap().errors.push(format!("{error:#}")),
-            }
+            let result = self.one(&mut connection).await;
+            self.note(result);
             sleep(PAUSE).await;
         }
     }
 
+    fn note(&self, result: Result<Response>) {
+        let mut report = self.report.lock().unwrap();
+        let wrong = match result {
+            Ok(response) => {
+                *report.statuses.entry(response.status).or_default() += 1;
+                (self.check)(&response).err()
+            }
+            Err(error) => Some(error),
+        };
+        report.errors.extend(wrong.map(|error| format!("{error:#}")));
+    }
+
     /// Takes the connection, and gives it back when it can be used again.
-    async fn one(&self, connection: &mut Option<Connection>) -> Result<u16> {
+    async fn one(&self, connection: &mut Option<Connection>) -> Result<Response> {
         match connection.take() {
             Some(Connection::H1(mut h1)) => {
                 let response = h1.send(&self.request).await?;
                 *connection = (!response.closes()).then_some(Connection::H1(h1));
-                Ok(response.status)
+                Ok(response)
             }
             Some(Connection::H2(h2)) if !h2.closed() => match h2.send(&self.request).await {
                 Ok(response) => {
                     *connection = Some(Connection::H2(h2));
-                    Ok(response.status)
+                    Ok(response)
                 }
                 // The GOAWAY came just before: nothing was sent.
                 Err(error) if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) => {
@@ -355,11 +384,11 @@ impl Worker {
         }
     }
 
-    async fn again(&self, connection: &mut Option<Connection>) -> Result<u16> {
+    async fn again(&self, connection: &mut Option<Connection>) -> Result<Response> {
         self.report.lock().unwrap().connections += 1;
-        *connection = Some(match self.h2 {
-            false => Connection::H1(H1::connect(self.addr).await?),
-            true => Connection::H2(H2::connect(self.addr).await?),
+        *connection = Some(match self.protocol {
+            Protocol::H1 => Connection::H1(H1::connect(self.addr).await?),
+            Protocol::H2 => Connection::H2(H2::connect(self.addr).await?),
         });
         Box::pin(self.one(connection)).await
     }

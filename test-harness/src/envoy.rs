@@ -592,7 +592,7 @@ impl Envoy {
         }
         eventually("the reason of the refusal in the log", PATIENCE, async || {
             let log = self.home.log();
-            let why = warnings(log.get(logged..).unwrap_or_default());
+            let why = warnings(log.get(logged..).unwrap_or_default()).concat();
             let said = why.contains("update rejected") || why.contains("update failure");
             if said { Ok(Verdict::Rejected(why)) } else { Err(why) }
         })
@@ -622,20 +622,21 @@ fn growth(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>, stat: &st
     value(now).saturating_sub(value(before))
 }
 
-/// The entries of level warning and above, whole, though some have several lines.
-fn warnings(log: &str) -> String {
+/// The entries of level warning and above, whole, though some have several lines. Each line has its end.
+fn warnings(log: &str) -> Vec<String> {
     let mut wanted = false;
-    let mut out = String::new();
+    let mut entries: Vec<String> = Vec::new();
     for line in log.lines() {
         if line.starts_with("[20") {
             wanted = ["[warning]", "[error]", "[critical]"].iter().any(|level| line.contains(level));
+            entries.extend(wanted.then(String::new));
         }
-        if wanted && !line.is_empty() {
-            out.push_str(line);
-            out.push('\n');
+        if let (true, false, Some(entry)) = (wanted, line.is_empty(), entries.last_mut()) {
+            entry.push_str(line);
+            entry.push('\n');
         }
     }
-    out
+    entries
 }
 
 fn tail(log: &str) -> String {
@@ -651,6 +652,12 @@ impl Envoy {
     #[must_use]
     pub fn log(&self) -> String {
         self.home.log()
+    }
+
+    /// The entries of the log of level warning and above, whole, though some have several lines.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        warnings(&self.log())
     }
 
     fn tail(&self) -> String {
@@ -779,12 +786,61 @@ impl Envoy {
     /// # Errors
     /// When the process is gone.
     pub fn memory(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kib.context("no VmRSS")? * 1024)
+        self.status("VmRSS")
     }
+
+    /// The part of the [memory](Self::memory) that no file is behind, in bytes: heaps, stacks and the memory of the VMs,
+    /// without the pages of Envoy's binary, which come and go.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn anonymous_memory(&self) -> Result<u64> {
+        self.status("RssAnon")
+    }
+
+    /// The linear memories of the VMs, all together, in bytes: just what their modules asked for. V8 keeps the address
+    /// space behind each of them free, so far as a module can reach.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn linear_memory(&self) -> Result<u64> {
+        Ok(linear_memory(&fs::read_to_string(format!("/proc/{}/maps", self.pid()))?))
+    }
+
+    fn status(&self, field: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let of =
+            |line: &str| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
+        Ok(status.lines().find_map(of).with_context(|| format!("no {field}"))? * 1024)
+    }
+
+    /// How many files and sockets the process has open.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn open_files(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+}
+
+/// What is writable and stands before a gap of 4 GiB or more, in `/proc/PID/maps`.
+fn linear_memory(maps: &str) -> u64 {
+    let mapping = |line: &str| {
+        let mut words = line.split(' ');
+        let (start, end) = words.next()?.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some((number(start)?, number(end)?, words.next()?.to_owned()))
+    };
+    let mappings: Vec<(u64, u64, String)> = maps.lines().filter_map(mapping).collect();
+    let memory = |two: &[(u64, u64, String)]| match two {
+        [(start, end, access), (gap, beyond, none)]
+            if access == "rw-p" && none == "---p" && end == gap && beyond - gap >= 4 << 30 =>
+        {
+            end - start
+        }
+        _ => 0,
+    };
+    mappings.windows(2).map(memory).sum()
 }
 
 #[cfg(test)]
@@ -792,10 +848,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn linear_memory_stands_before_a_large_gap() {
+        let maps = "7f13bffb0000-7f13c0160000 rw-p 00000000 00:00 0 \n\
+                    7f13c0160000-7f15bffb0000 ---p 00000000 00:00 0 \n\
+                    7f15bffb0000-7f15bffc0000 rw-p 00000000 00:00 0 \n\
+                    7f15bffc0000-7f15c0000000 ---p 00000000 00:00 0 \n\
+                    7f484cb59000-7f484cb5d000 rw-p 00000000 00:00 0 [stack]\n";
+        assert_eq!(linear_memory(maps), 0x1b_0000);
+    }
+
+    #[test]
     fn warnings_are_whole_entries() {
         let log =
             "[2026-01-01][1][info][a] 1\n[2026-01-01][1][warning][a] two\ntwo goes on\n\n[2026-01-01][1][info][a] x";
-        assert_eq!(warnings(log), "[2026-01-01][1][warning][a] two\ntwo goes on\n");
+        assert_eq!(warnings(log), ["[2026-01-01][1][warning][a] two\ntwo goes on\n"]);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! - [`upstream`] is the service behind it: it records what arrives, byte for byte, and answers as it is told.
 //! - [`client`] is the caller in front of it: exact bytes over HTTP/1.1, h2c, and continuous load.
 //! - [`wire`] holds what the last two speak of: requests and responses whose headers are bytes.
-//! - [`metrics`] reads the Prometheus text; [`mod@bench`] measures what a filter costs.
+//! - [`cases`] reads test cases that are data; [`budgets`] counts what they cost.
+//! - [`metrics`] reads the Prometheus text; [`mod@bench`] measures what a filter costs, [`soak`] whether it stays well.
 //!
 //! Everything may run in parallel: ports are reserved, and each instance has a directory of its own. Every wait
 //! has a deadline, and says at its end what it saw instead.
@@ -41,14 +42,17 @@
 )]
 
 pub mod bench;
+pub mod budgets;
+pub mod cases;
 pub mod client;
 pub mod config;
 pub mod envoy;
 pub mod metrics;
+pub mod soak;
 pub mod upstream;
 pub mod wire;
 
-pub use client::{H1, H2, Load};
+pub use client::{H1, H2, Load, Protocol};
 pub use config::{AccessLog, Cluster, HttpFilter, Listener, Route};
 pub use envoy::{Envoy, Verdict};
 pub use upstream::{Reply, Upstream};

@@ -1,112 +1,55 @@
 //! The release modules under a host that answers as none should: every call fails, or succeeds and gives nothing, or gives
-//! what is no header map. A trap would end every plugin of the VM, so there must be none.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::as_conversions,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that is wrong shall stop"
-)]
+//! what is no header map; and that calls them as none should. A trap would end every plugin of the VM, so there must be
+//! none.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+use emulator::{Callback, Fault, Message, Plugin, Proxy, Status};
 use test_harness::module;
-use wasmi::{Caller, Engine, Extern, Func, Linker, Module, Store, Val};
 
-/// How the host answers.
-#[derive(Clone)]
-struct Host {
-    /// The status of every call but for the configuration, while the plugin is set up.
-    status: i32,
-    /// What it gives where bytes are asked for; `None` leaves the pointers as they are.
-    bytes: Option<Vec<u8>>,
-    configuration: &'static str,
-    configured: bool,
-}
-
-/// Gives bytes to the module, as the proxy does: into memory that the module hands out.
-fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], outputs: &[Val]) {
-    let allocate = caller.get_export("proxy_on_memory_allocate").and_then(Extern::into_func).unwrap();
-    let mut place = [Val::I32(0)];
-    allocate.call(&mut *caller, &[Val::I32(bytes.len() as i32)], &mut place).unwrap();
-    let memory = caller.get_export("memory").and_then(Extern::into_memory).unwrap();
-    let place = place[0].i32().unwrap();
-    memory.write(&mut *caller, place as usize, bytes).unwrap();
-    for (output, value) in outputs.iter().zip([place, bytes.len() as i32]) {
-        memory.write(&mut *caller, output.i32().unwrap() as usize, &value.to_le_bytes()).unwrap();
-    }
-}
-
-/// A whole life of the module's callbacks, in order and out of it. What traps is the error.
-fn live(module: &Module, host: Host) -> Result<(), String> {
-    let mut store = Store::new(module.engine(), host);
-    let mut linker = Linker::new(module.engine());
-    for import in module.imports() {
-        let name = import.name().to_owned();
-        let kind = import.ty().func().unwrap().clone();
-        let function = Func::new(&mut store, kind, move |mut caller, inputs, results| {
-            let host = caller.data().clone();
-            let mut status = host.status;
-            match name.as_str() {
-                "proxy_get_buffer_bytes" if !host.configured => {
-                    give(&mut caller, host.configuration.as_bytes(), &inputs[3..]);
-                    status = 0;
-                }
-                "proxy_get_buffer_bytes"
-                | "proxy_get_header_map_pairs"
-                | "proxy_get_property"
-                | "proxy_get_shared_data" => {
-                    let outputs = match name.as_str() {
-                        "proxy_get_buffer_bytes" => &inputs[3..],
-                        "proxy_get_header_map_pairs" => &inputs[1..],
-                        _ => &inputs[2..],
-                    };
-                    if let Some(bytes) = &host.bytes {
-                        give(&mut caller, bytes, outputs);
-                    }
-                }
-                _ => {}
-            }
-            if let Some(result) = results.first_mut() {
-                *result = Val::I32(status);
-            }
-            Ok(())
-        });
-        linker.define(import.module(), import.name(), function).unwrap();
-    }
-    let instance = linker.instantiate_and_start(&mut store, module).unwrap();
-    let call = |store: &mut Store<Host>, name: &str, inputs: &[i32]| {
-        let Some(function) = instance.get_func(&*store, name) else { return Ok(()) };
-        let inputs: Vec<Val> = inputs.iter().map(|input| Val::I32(*input)).collect();
-        let mut results = vec![Val::I32(0); function.ty(&*store).results().len()];
-        function.call(&mut *store, &inputs, &mut results).map_err(|trap| format!("{name}: {trap}"))
+/// A life of the module under this host. What trapped is the error.
+fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
+    let code = emulator::Module::read(module(name).unwrap()).unwrap();
+    let plugin = || Plugin::new(name, &code).configuration(configuration);
+    let trapped = |proxy: &Proxy| match proxy.log().into_iter().find(|line| line.text.contains("trapped")) {
+        Some(line) => Err(line.text),
+        None => Ok(()),
     };
-    let phases = |store: &mut Store<Host>, id: i32| {
-        call(store, "proxy_on_request_headers", &[id, 3, 0])?;
-        call(store, "proxy_on_response_headers", &[id, 3, 1])?;
-        call(store, "proxy_on_log", &[id])
-    };
-    call(&mut store, "_initialize", &[])?;
-    phases(&mut store, 7)?;
-    for (root, request) in [(1, 2), (3, 4)] {
-        store.data_mut().configured = false;
-        call(&mut store, "proxy_on_context_create", &[root, 0])?;
-        call(&mut store, "proxy_on_configure", &[root, 1])?;
-        store.data_mut().configured = true;
-        call(&mut store, "proxy_on_configure", &[root, 1])?;
-        call(&mut store, "proxy_on_context_create", &[request, root])?;
-        (0..3).try_for_each(|_| phases(&mut store, request))?;
-        call(&mut store, "proxy_on_log", &[root])?;
-    }
-    for id in [2, 1, 4, 3, 3, 99] {
-        call(&mut store, "proxy_on_delete", &[id])?;
-        phases(&mut store, id)?;
-    }
-    Ok(())
-}
+    let request = Message::new([(":method", "GET"), (":path", "/"), ("traceparent", "00"), ("x-trap", "y")]).chunk("a");
+    let response = Message::new([(":status", "200")]).chunk("b").trailers([("t", "1")]);
 
-fn load(name: &str) -> Module {
-    Module::new(&Engine::default(), std::fs::read(module(name).unwrap()).unwrap()).unwrap()
+    // From its first callback on.
+    let proxy = Proxy::new(1, 1);
+    proxy.fault(fault.clone());
+    if proxy.push("in", [plugin()]).is_ok() {
+        drop(proxy.exchange("in", 0, &request, &response));
+    }
+    trapped(&proxy)?;
+
+    // Once it is configured; and while it is configured anew.
+    let proxy = Proxy::new(1, 1);
+    proxy.push("in", [plugin()]).unwrap();
+    proxy.fault(fault.clone());
+    let early = proxy.http("in", 0);
+    early.request(&request);
+    let _ = proxy.push("in", [plugin().configuration(format!("{configuration} "))]);
+    (0..3).for_each(|_| drop(proxy.exchange("in", 0, &request, &response)));
+    drop(proxy.http("in", 0).finish());
+    early.response(&response);
+    drop(early.finish());
+
+    // Contexts that never were, were before, or are a plugin's; phases twice and in the wrong order.
+    let call = |callback| proxy.call_out_of_order("in", 0, callback);
+    for context in [0, 1, 2, 3, 7, 99, u32::MAX] {
+        call(Callback::Log { context });
+        call(Callback::ResponseHeaders { context, count: 3, end: 1 });
+        call(Callback::RequestHeaders { context, count: u32::MAX, end: 7 });
+        call(Callback::ContextCreate { context, parent: 98 });
+        call(Callback::Delete { context });
+        call(Callback::Delete { context });
+        call(Callback::Configure { context, size: u32::MAX });
+        call(Callback::RequestHeaders { context, count: 0, end: 0 });
+    }
+    trapped(&proxy)
 }
 
 #[test]
@@ -121,28 +64,53 @@ fn no_answer_of_the_host_makes_a_module_trap() {
         b"\x01\0\0\0\x0b\0\0\0\x02\0\0\0traceparent\0\xff\0\0trailing",
         &[0xff; 5000],
     ];
+    let lies = maps.iter().map(|map| Fault::any().status(Status::OK).bytes(*map));
+    let failures = [1, 2, 8, 10, u32::MAX].map(|status| Fault::any().status(Status(status)));
+    let faults: Vec<Fault> = lies.chain(failures).chain([Fault::any().status(Status::OK)]).collect();
+
     let join = r#"{"join": {}, "trust": "link", "trust_mtls": true, "response": {"server_timing": true}}"#;
     let everything =
         r#"{"inject": ["w3c", "b3", "b3_single", "jaeger", "datadog", "xray"], "follow_tracer": "always"}"#;
     let both = r#"{"trace_id": {"join": {}}, "stamp": {"text": "x"}}"#;
     let modules = [("trace-id", join), ("trace-id", everything), ("trace-id", "{}"), ("duo", both), ("called", "")];
     for (name, configuration) in modules {
-        let module = load(name);
-        for status in [0, 1, 8, 10, -1] {
-            for bytes in maps.iter().map(|map| Some(map.to_vec())).chain([None]) {
-                let shown = bytes.as_ref().map(|bytes| bytes.iter().take(20).copied().collect::<Vec<_>>());
-                let host = Host { status, bytes, configuration, configured: false };
-                live(&module, host).unwrap_or_else(|trap| panic!("{name}, status {status}, {shown:?}: {trap}"));
-            }
+        for fault in &faults {
+            live(name, configuration, fault)
+                .unwrap_or_else(|trap| panic!("{name}, {configuration}, {fault:?}: {trap}"));
+        }
+    }
+}
+
+/// One call fails at a time, in the middle of each thing that a filter does.
+#[test]
+fn no_single_failure_makes_a_module_trap() {
+    let join = r#"{"join": {}, "trust": "link", "trust_mtls": true, "response": {"server_timing": true}}"#;
+    for call in [
+        "proxy_get_header_map_pairs",
+        "proxy_replace_header_map_value",
+        "proxy_remove_header_map_value",
+        "proxy_get_property",
+        "proxy_set_property",
+        "proxy_get_shared_data",
+        "proxy_set_shared_data",
+        "proxy_define_metric",
+        "proxy_increment_metric",
+        "proxy_get_current_time_nanoseconds",
+        "proxy_get_buffer_bytes",
+        "proxy_get_log_level",
+        "proxy_log",
+        "random_get",
+    ] {
+        for fault in [Fault::of(call), Fault::of(call).after(1).times(1), Fault::of(call).status(Status::OK)] {
+            live("trace-id", join, &fault).unwrap_or_else(|trap| panic!("{fault:?}: {trap}"));
         }
     }
 }
 
 #[test]
 fn a_trap_is_seen_here() {
-    let module = load("trap");
-    let map = b"\x01\0\0\0\x06\0\0\0\x01\0\0\0x-trap\0y\0".to_vec();
-    let host = Host { status: 0, bytes: Some(map), configuration: "", configured: false };
-    let trap = live(&module, host).unwrap_err();
-    assert!(trap.starts_with("proxy_on_request_headers: "), "{trap}");
+    let map = b"\x01\0\0\0\x06\0\0\0\x01\0\0\0x-trap\0y\0";
+    let lie = Fault::of("proxy_get_header_map_pairs").status(Status::OK).bytes(map);
+    let trap = live("trap", "", &lie).unwrap_err();
+    assert!(trap.starts_with("proxy_on_request_headers trapped: "), "{trap}");
 }

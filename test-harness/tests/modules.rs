@@ -4,24 +4,26 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use test_harness::{module, root};
+use test_harness::{Envoy, HttpFilter, Listener, Route, module, root};
 use wasmparser::{Parser, Payload};
 
 /// Of the proxy-wasm ABI 0.2.1, as proxy-wasm-cpp-host registers it (`exports.h`, `wasm.cc`): 36 for every ABI, 3 for
-/// this one.
-const ABI: &str = "log get_status set_property get_property send_local_response get_shared_data set_shared_data
-    register_shared_queue resolve_shared_queue dequeue_shared_queue enqueue_shared_queue get_header_map_value
-    add_header_map_value replace_header_map_value remove_header_map_value get_header_map_pairs set_header_map_pairs
-    get_header_map_size get_buffer_status get_buffer_bytes set_buffer_bytes http_call grpc_call grpc_stream grpc_close
-    grpc_cancel grpc_send set_tick_period_milliseconds get_current_time_nanoseconds define_metric increment_metric
-    record_metric get_metric set_effective_context done call_foreign_function
-    continue_stream close_stream get_log_level";
+/// this one. What each takes: an `i` per i32, an `l` per i64.
+const ABI: &str = "log(iii) get_status(iii) set_property(iiii) get_property(iiii) send_local_response(iiiiiiii)
+    get_shared_data(iiiii) set_shared_data(iiiii) register_shared_queue(iii) resolve_shared_queue(iiiii)
+    dequeue_shared_queue(iii) enqueue_shared_queue(iii) get_header_map_value(iiiii) add_header_map_value(iiiii)
+    replace_header_map_value(iiiii) remove_header_map_value(iii) get_header_map_pairs(iii)
+    set_header_map_pairs(iii) get_header_map_size(ii) get_buffer_status(iii) get_buffer_bytes(iiiii)
+    set_buffer_bytes(iiiii) http_call(iiiiiiiiii) grpc_call(iiiiiiiiiiii) grpc_stream(iiiiiiiii) grpc_close(i)
+    grpc_cancel(i) grpc_send(iiii) set_tick_period_milliseconds(i) get_current_time_nanoseconds(i)
+    define_metric(iiii) increment_metric(il) record_metric(il) get_metric(ii) set_effective_context(i) done()
+    call_foreign_function(iiiiii) continue_stream(i) close_stream(i) get_log_level(i)";
 
 /// Of WASI, as proxy-wasm-cpp-host registered it from December 2024 to April 2026, and so Envoy 1.36 to 1.38. Later
 /// ones have more; one name that the proxy does not know, and it refuses the module.
-const WASI: &str = "fd_write fd_read fd_seek fd_close fd_fdstat_get fd_fdstat_set_flags environ_get environ_sizes_get
-    args_get args_sizes_get clock_time_get random_get sched_yield poll_oneoff proc_exit path_open fd_prestat_get
-    fd_prestat_dir_name";
+const WASI: &str = "fd_write(iiii) fd_read(iiii) fd_seek(ilii) fd_close(i) fd_fdstat_get(ii) fd_fdstat_set_flags(ii)
+    environ_get(ii) environ_sizes_get(ii) args_get(ii) args_sizes_get(ii) clock_time_get(ili) random_get(ii)
+    sched_yield() poll_oneoff(iiii) proc_exit(i) path_open(iiiiillii) fd_prestat_get(ii) fd_prestat_dir_name(iii)";
 
 /// Size is load time, about 1 ms of CPU per KB and VM.
 const BUDGET: usize = 130_000;
@@ -84,17 +86,68 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Module, name and what it takes.
+fn offered() -> Vec<(&'static str, String, &'static str)> {
+    let abi = ABI.split_whitespace().map(|function| ("env", "proxy_", function));
+    let wasi = WASI.split_whitespace().map(|function| ("wasi_snapshot_preview1", "", function));
+    let split = |(module, prefix, function): (&'static str, &str, &'static str)| {
+        let (name, takes) = function.strip_suffix(')').unwrap().split_once('(').unwrap();
+        (module, format!("{prefix}{name}"), takes)
+    };
+    abi.chain(wasi).map(split).collect()
+}
+
 #[test]
 fn every_import_is_one_that_envoy_1_36_offers() -> Result<()> {
-    let abi = ABI.split_whitespace().map(|name| format!("env.proxy_{name}"));
-    let wasi = WASI.split_whitespace().map(|name| format!("wasi_snapshot_preview1.{name}"));
-    let offered: Vec<String> = abi.chain(wasi).collect();
+    let offered: Vec<String> = offered().into_iter().map(|(module, name, _)| format!("{module}.{name}")).collect();
     assert_eq!(offered.len(), 36 + 3 + 18);
     for name in KIT.into_iter().chain(["noop-sdk", "probe"]) {
         let imports = parts(name)?.imports;
         assert!(!imports.is_empty(), "{name} cannot do anything");
         let unknown: Vec<_> = imports.iter().filter(|import| !offered.contains(import)).collect();
         assert!(unknown.is_empty(), "{name} asks for {unknown:?}");
+    }
+    Ok(())
+}
+
+/// What stands above, asked of the Envoy itself.
+#[tokio::test]
+async fn this_envoy_offers_what_the_modules_are_held_to() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let asking = |file: &str, functions: &[(&str, String, &str)]| -> Result<Listener> {
+        let import = |(module, name, takes): &(&str, String, &str)| {
+            let takes: String = takes.chars().map(|one| if one == 'l' { " i64" } else { " i32" }).collect();
+            let gives = if name == "proc_exit" { "" } else { "(result i32)" };
+            format!("(import \"{module}\" \"{name}\" (func (param{takes}) {gives}))\n")
+        };
+        let text = format!(
+            r#"(module {}
+                (memory (export "memory") 1)
+                (func (export "proxy_abi_version_0_2_1"))
+                (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 0)))"#,
+            functions.iter().map(import).collect::<String>(),
+        );
+        let path = dir.path().join(file);
+        std::fs::write(&path, wat::parse_str(text)?)?;
+        Ok(Listener::http("in").filter(HttpFilter::wasm("asking", path)).route(Route::respond(200, "served")))
+    };
+    let envoy = Envoy::builder().listener(asking("all", &offered())?).start().await?;
+    assert_eq!(envoy.get("in", "/", ()).await?.text(), "served");
+
+    let version = envoy.version().await?;
+    let few = ["1.36.", "1.37.", "1.38."].iter().any(|line| version.starts_with(line));
+    for (module, name, takes, known) in [
+        ("env", "proxy_no_such", "", false),
+        ("wasi_snapshot_preview1", "clock_res_get", "ii", !few),
+        ("wasi_snapshot_preview1", "proc_raise", "i", false),
+    ] {
+        let verdict = envoy.push([asking(name, &[(module, name.to_owned(), takes)])?]).await?;
+        if known {
+            verdict.accepted()?;
+        } else {
+            let why = verdict.rejected()?;
+            assert!(why.contains(&format!("missing import: {module}.{name}")), "{version}: {why}");
+        }
     }
     Ok(())
 }

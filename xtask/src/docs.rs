@@ -1,11 +1,15 @@
-//! What is generated: a schema per filter, and the tables in its README between `<!-- name -->` and `<!-- end -->`.
+//! What is generated: a schema per filter, the tables in its README between `<!-- name -->` and `<!-- end -->`, and what
+//! the last run of the benchmarks came to.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use crate::matrix;
+use anyhow::{Context as _, Result, ensure};
 use kit::{Filter, Metric, MetricKind, tag_regex};
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use std::{fs, path::PathBuf};
 use trace_id::TraceId;
+
+use crate::benchmarks;
 
 /// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
@@ -23,16 +27,20 @@ pub(crate) fn check() -> Result<()> {
     let stale = generate()?.into_iter().filter(|(path, text)| fs::read_to_string(path).ok().as_ref() != Some(text));
     let stale: Vec<String> = stale.map(|(path, _)| path.display().to_string()).collect();
     ensure!(stale.is_empty(), "not up to date, run `make docs`: {}", stale.join(", "));
-    Ok(())
+    matrix::check()
+}
+
+/// The project's folder.
+pub(crate) fn root() -> Result<PathBuf> {
+    Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?)
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    filter::<TraceId>("trace-id")
+    Ok([filter::<TraceId>("trace-id")?, benchmarks::pages()?].concat())
 }
 
 fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let folder = root.join("filters").join(name);
+    let folder = root()?.join("filters").join(name);
     let schema = schemars::schema_for!(F::Config);
     let readme_path = folder.join("README.md");
     let readme = fs::read_to_string(&readme_path).with_context(|| readme_path.display().to_string())?;
@@ -44,11 +52,19 @@ fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, Str
 }
 
 /// Puts `text` between the marks.
-fn fill(page: &str, name: &str, text: &str) -> Result<String> {
-    let start = format!("<!-- {name} -->\n");
-    let Some((before, rest)) = page.split_once(&start) else { bail!("no mark {}", start.trim()) };
-    let (_, after) = rest.split_once("<!-- end -->").with_context(|| format!("{} has no end", start.trim()))?;
-    Ok([before, &start, text, "<!-- end -->", after].concat())
+pub(crate) fn fill(page: &str, name: &str, text: &str) -> Result<String> {
+    let (before, _, after) = marked(page, name)?;
+    Ok([before, text, after].concat())
+}
+
+/// A page until after the mark, between the marks, and from the end mark on.
+pub(crate) fn marked<'a>(page: &'a str, name: &str) -> Result<(&'a str, &'a str, &'a str)> {
+    let mark = format!("<!-- {name} -->\n");
+    let start = page.find(&mark).with_context(|| format!("no mark {}", mark.trim()))?.saturating_add(mark.len());
+    let (before, rest) = page.split_at(start);
+    let end = rest.find("<!-- end -->").with_context(|| format!("{} has no end", mark.trim()))?;
+    let (between, after) = rest.split_at(end);
+    Ok((before, between, after))
 }
 
 /// A row per field, fields of objects by their path.

@@ -1,7 +1,11 @@
-//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated.
+//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
+//! `matrix` runs the tests on every Envoy.
 
+mod benchmarks;
 mod docs;
+mod matrix;
 mod modules;
+mod plot;
 
 use anyhow::{Result, bail};
 
@@ -11,6 +15,7 @@ fn main() -> Result<()> {
         ["modules"] => modules::build(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
-        _ => bail!("usage: xtask modules | docs [--check]"),
+        ["matrix", versions @ ..] => matrix::run(versions),
+        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...]"),
     }
 }

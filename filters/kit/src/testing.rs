@@ -208,6 +208,20 @@ impl<F: Filter> Guest for NativeVm<F> {
     }
 }
 
+/// The filter's code natively, and as the module at a path from the root of the workspace: for tests that need more of a
+/// proxy than [`Proxy`] has, such as several workers. With the name of each.
+///
+/// # Panics
+/// When the module is not there: `make modules` builds it.
+pub fn both<F: Filter>(module: &str) -> [(&'static str, Rc<dyn Code>); 2] {
+    [("natively", Rc::new(Native::<F>(Worker::default()))), ("as a module", read(module))]
+}
+
+fn read(module: &str) -> Rc<dyn Code> {
+    let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(module);
+    emulator::Module::read(path).unwrap_or_else(|why| panic!("{why}: run `make modules`"))
+}
+
 /// A host without a filter, to test what works with one; and the proxy that it belongs to.
 ///
 /// # Panics
@@ -264,9 +278,7 @@ impl<F: Filter> Proxy<F> {
     /// # Panics
     /// When the module is not there: `make modules` builds it.
     pub fn start_beside(module: &str, configuration: &str) -> Option<Self> {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-        let module = emulator::Module::read(std::path::Path::new(root).join(module));
-        Self::of(configuration, Some(module.unwrap_or_else(|why| panic!("{why}: run `make modules`"))))
+        Self::of(configuration, Some(read(module)))
     }
 
     fn of(configuration: &str, module: Option<Rc<dyn Code>>) -> Option<Self> {

@@ -443,6 +443,20 @@ impl Proxy {
         world.queue_tokens.retain(|(id, _), token| lives(id) || queues.remove(token).is_none());
     }
 
+    /// Calls the module as no proxy does: a callback out of its order, with any numbers, in the VM of the chain's first
+    /// plugin. What it returned; `None` where it has no such callback, or its VM has trapped.
+    ///
+    /// # Panics
+    /// Where there is no such chain or worker.
+    pub fn call_out_of_order(&self, chain: &str, worker: usize, callback: Callback) -> Option<u64> {
+        let root = *self.roots_for_stream(chain, Thread::Worker(worker)).first()?;
+        let vm = self.0.borrow().roots[root].vm;
+        match self.enter(vm, callback) {
+            Entered::Returned { value, .. } => Some(value),
+            Entered::Missing | Entered::Failed => None,
+        }
+    }
+
     // Time.
 
     /// Lets time pass: ticks, ends of calls and items of queues come in their order.

@@ -77,9 +77,6 @@ impl Sent {
     }
 }
 
-/// The details of the reply that tells of a trap.
-const FAILED: &str = "wasm_fail_stream";
-
 /// A reply in place of the upstream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -165,6 +162,8 @@ pub(crate) struct Stream {
     downstream: Sent,
     reply: Option<Reply>,
     pub(crate) reset: bool,
+    /// A VM under it has trapped, and it was answered for that.
+    failed: bool,
     pub(crate) route_cleared: u64,
     pub(crate) logging: bool,
     /// Filter state as access loggers see it: when all plugins have logged.
@@ -277,6 +276,7 @@ impl Proxy {
             downstream: Sent::default(),
             reply: None,
             reset: false,
+            failed: false,
             route_cleared: 0,
             logging: false,
             logged: None,
@@ -319,10 +319,10 @@ impl Proxy {
             None => Entered::Failed,
         };
         let policy = self.0.borrow().roots[root].plugin.failure;
-        // The reply that tells of a trap passes the VM that has trapped.
-        let failing = self.with(id, |stream| stream.reply.as_ref().is_some_and(|reply| reply.details == FAILED));
         match entered {
-            Entered::Failed if policy == FailurePolicy::Open || failing => Said::Next,
+            Entered::Failed if policy == FailurePolicy::Open => Said::Next,
+            // The reply that stands for the trap goes out past what trapped.
+            Entered::Failed if self.with(id, |stream| stream.failed) => Said::Next,
             Entered::Failed => {
                 self.fail(id);
                 Said::Lost
@@ -630,12 +630,13 @@ impl Proxy {
     /// A VM under it has trapped.
     pub(crate) fn fail(&self, id: u64) {
         if self.with(id, |stream| {
+            stream.failed = true;
             stream.reset |= stream.tcp;
             stream.tcp
         }) {
             return;
         }
-        let details = FAILED.to_owned();
+        let details = "wasm_fail_stream".to_owned();
         self.reply(id, &Reply { status: 503, details, body: Vec::new(), headers: Pairs::new(), grpc_status: None });
     }
 

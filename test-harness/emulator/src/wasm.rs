@@ -384,9 +384,13 @@ impl Call<'_> {
         };
         match name {
             "random_get" => {
-                let place = self.u32(0);
-                let filled = host.random(self.u32(1) as usize);
-                errno(filled.and_then(|bytes| bytes.map_or(Ok(()), |bytes| self.write(place, &bytes))))
+                let (place, length) = (self.u32(0), self.u32(1) as usize);
+                let filled = host.random(length).and_then(|bytes| match bytes {
+                    // A fault's bytes may be more than fit.
+                    Some(bytes) => self.write(place, &bytes[..bytes.len().min(length)]),
+                    None => Ok(()),
+                });
+                errno(filled)
             }
             "clock_time_get" => errno(host.clock(self.u32(0)).and_then(|time| self.give_u64(2, time))),
             "fd_write" => self.fd_write(host).unwrap_or_else(|status| errno(Err(status))),

@@ -1,6 +1,7 @@
 //! What the proxy knows: one value for all threads, VMs, plugins and streams.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ pub struct Tally {
 /// let third = Fault::of("proxy_set_shared_data").status(Status::CAS_MISMATCH).after(2).times(1);
 /// let lies = Fault::any().status(Status::OK).bytes([0xff; 40]);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Fault {
     call: Option<&'static str>,
@@ -90,6 +91,17 @@ pub struct Fault {
     bytes: Option<Vec<u8>>,
     after: u64,
     times: u64,
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, status, bytes, after, times } = self;
+        write!(f, "{} says {status}", call.unwrap_or("every call"))?;
+        if let Some(bytes) = bytes {
+            write!(f, " and gives {} bytes, {}…", bytes.len(), bytes[..bytes.len().min(24)].escape_ascii())?;
+        }
+        write!(f, ", after {after} calls, {times} times")
+    }
 }
 
 impl Fault {

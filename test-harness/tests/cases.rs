@@ -1,0 +1,108 @@
+//! The cases of `filters/<filter>/cases.toml`: natively, as the built module, and in a real Envoy.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use kit::Filter;
+use kit::testing::Proxy;
+use test_harness::cases::{self, Case, Outcome, series};
+use test_harness::{AccessLog, Envoy, Headers, HttpFilter, Listener, Reply, Route, Upstream, module};
+
+/// Both in an emulated proxy, which holds them to the same final state; what it is has to be as the case says.
+fn emulated<F: Filter>(filter: &str) -> Result<()> {
+    for case in cases::load(filter)? {
+        let proxy = Proxy::<F>::start_beside(&format!("dist/{filter}.wasm"), &case.config.to_string());
+        let mut proxy = proxy.with_context(|| format!("{}: the configuration is refused", case.name))?;
+        let (request, response) = (case.request(), case.response());
+        let done = proxy.steps(|stream| {
+            stream.request(&request);
+            stream.response(&response);
+        });
+        let fields = |headers: &Option<emulator::Pairs>| -> Headers { headers.iter().flatten().cloned().collect() };
+        let downstream = fields(&done.downstream.headers);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let state =
+            done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
+        let came = Outcome {
+            status: downstream.text(":status").and_then(|status| status.parse().ok()).unwrap_or(0),
+            upstream: fields(&done.upstream.headers),
+            downstream,
+            state: state.collect(),
+        };
+        case.check(&came, true)?;
+        for (name, value) in &case.expect.metrics {
+            assert_eq!(proxy.metric(&series(name)), Some(*value), "{}: {name}", case.name);
+        }
+    }
+    Ok(())
+}
+
+/// One listener per case; its requests go to an upstream that answers as the case says.
+async fn real(filter: &str, cases: &[Case], on: impl Fn(&Case) -> Result<HttpFilter>, state: &str) -> Result<()> {
+    let reply = Arc::new(Mutex::new(Reply::new(200)));
+    let next = Arc::clone(&reply);
+    let upstream = Upstream::with(move |_| next.lock().unwrap().clone()).await?;
+    let mut envoy = Envoy::builder().cluster("up", upstream.addr());
+    for (at, case) in cases.iter().enumerate() {
+        let keys = case.expect.state.keys().chain(&case.expect.state_without);
+        let log: Vec<_> = keys.map(|key| (key.clone(), state.replace("KEY", key))).collect();
+        let listener = Listener::http(&at.to_string()).generate_request_id(false).access_log(AccessLog::json(log));
+        envoy = envoy.listener(listener.filter(on(case)?).route(Route::cluster("up")));
+    }
+    let envoy = envoy.start().await?;
+    for (at, case) in cases.iter().enumerate() {
+        *reply.lock().unwrap() = case.wire_reply();
+        let before = envoy.stats("wasmcustom.").await?;
+        let response = envoy.send(&at.to_string(), &case.wire_request()).await.with_context(|| case.name.clone())?;
+        let received = upstream.take().pop().map(|request| request.headers.clone()).unwrap_or_default();
+        let lines = envoy.wait_for_json(&at.to_string(), 1).await?;
+        let logged = lines[0]
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+        let came = Outcome {
+            upstream: received,
+            downstream: response.headers.clone(),
+            status: response.status,
+            state: logged.collect(),
+        };
+        case.check(&came, true).with_context(|| format!("{filter}, {came:#?}"))?;
+        let after = envoy.stats("wasmcustom.").await?;
+        for (name, value) in &case.expect.metrics {
+            let name = format!("wasmcustom.{}", series(name));
+            let of = |stats: &BTreeMap<String, u64>| stats.get(&name).copied().unwrap_or(0);
+            assert_eq!(
+                of(&after).saturating_sub(of(&before)),
+                if state.contains("wasm.") { *value } else { 0 },
+                "{}: {name}",
+                case.name
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn trace_id_in_an_emulated_proxy() -> Result<()> {
+    emulated::<trace_id::TraceId>("trace-id")
+}
+
+#[tokio::test]
+async fn trace_id_in_a_real_envoy() -> Result<()> {
+    let path = module("trace-id")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("trace-id", &path).config(case.config.clone()));
+    real("trace-id", &cases::load("trace-id")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+/// Its speed beside the filter's would mean nothing otherwise.
+#[tokio::test]
+async fn the_script_that_trace_id_is_measured_against_does_the_same() -> Result<()> {
+    let script = std::fs::read_to_string(test_harness::root().join("test-harness/bench/trace_id.lua"))?;
+    let mut cases: Vec<Case> = cases::load("trace-id")?.into_iter().filter(|case| case.script).collect();
+    assert!(cases.len() >= 4);
+    // A script gets no nanoseconds: it writes `start_time_us`.
+    cases.iter_mut().for_each(|case| drop(case.expect.state.remove("start_time_ns")));
+    real("script", &cases, |_| Ok(HttpFilter::lua("trace-id", &script)), "%DYNAMIC_METADATA(trace:KEY)%").await
+}

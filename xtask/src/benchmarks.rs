@@ -1,0 +1,181 @@
+//! The pages and the picture of the benchmarks: all from `docs/benchmarks.json`, which one run of `make bench` wrote, so
+//! that no two of them can be of different runs.
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+use crate::{docs::fill, modules::SHIPPED, plot};
+
+/// What the run wrote.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Results {
+    pub(crate) machine: Machine,
+    pub(crate) requests: Requests,
+    modules: Vec<Module>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Machine {
+    pub(crate) date: String,
+    pub(crate) cpu: String,
+    cores: u32,
+    memory_gib: f64,
+    kernel: String,
+    rust: String,
+    modules: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Requests {
+    pub(crate) envoy: String,
+    settings: Settings,
+    headers: u32,
+    pub(crate) bare: Estimate,
+    pub(crate) twin: Estimate,
+    pub(crate) rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    rounds: u32,
+    batch: u32,
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Estimate {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Row {
+    pub(crate) group: String,
+    pub(crate) name: String,
+    pub(crate) cost: Estimate,
+    pub(crate) ratio: Option<(String, Estimate)>,
+    goal: Option<f64>,
+    pub(crate) ours: bool,
+    headline: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Module {
+    name: String,
+    bytes: usize,
+    gzip: usize,
+    load: Estimate,
+    vm: Estimate,
+    linear: f64,
+}
+
+/// The files, and what is to stand in them.
+pub(crate) fn pages() -> Result<Vec<(PathBuf, String)>> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| path.display().to_string());
+    let results = root.join("docs/benchmarks.json");
+    let results: Results = serde_json::from_str(&read(&results)?).with_context(|| results.display().to_string())?;
+    let (page_path, readme_path) = (root.join("docs/benchmarks.md"), root.join("README.md"));
+    let page = fill(&read(&page_path)?, "machine", &machine(&results))?;
+    let page = fill(&page, "requests", &requests(&results, |_| true))?;
+    let page = fill(&page, "modules", &modules(&results.modules))?;
+    let short = format!("{}\n{}", origin(&results), requests(&results, |row| row.headline));
+    let readme = fill(&read(&readme_path)?, "benchmarks", &short)?;
+    let picture = plot::bars(&results);
+    Ok(vec![(page_path, page), (readme_path, readme), (root.join("docs/benchmarks.svg"), picture)])
+}
+
+/// Which run it was.
+pub(crate) fn origin(results: &Results) -> String {
+    let Results { machine: Machine { date, cpu, .. }, requests: Requests { envoy, .. }, .. } = results;
+    format!("Run of {date}: Envoy {envoy}, {cpu}.\n")
+}
+
+fn machine(results: &Results) -> String {
+    let Machine { cores, memory_gib, kernel, rust, modules, .. } = &results.machine;
+    let Requests { settings: Settings { rounds, batch, seed }, headers, .. } = &results.requests;
+    format!(
+        "{}{cores} cores, {memory_gib:.1} GiB of memory, Linux {kernel}, Rust {rust}, modules {modules}.\n\
+         {rounds} rounds of {batch} requests with {headers} headers, seed {seed}.\n",
+        origin(results)
+    )
+}
+
+fn requests(results: &Results, wanted: impl Fn(&Row) -> bool) -> String {
+    let Requests { bare, twin, rows, .. } = &results.requests;
+    let mut out = String::from("| | µs per request [99 %] | ratio | to | goal |\n| --- | --- | --- | --- | --- |\n");
+    let _ = writeln!(out, "| whole request, no filter | {} | | | |", span(*bare, 2));
+    let _ = writeln!(out, "| no filter, again: the difference | {} | | | |", span(*twin, 2));
+    for Row { name, cost, ratio, goal, .. } in rows.iter().filter(|row| wanted(row)) {
+        let (ratio, to, goal) = match ratio {
+            Some((to, ratio)) => {
+                (span(*ratio, 2), to.as_str(), goal.map_or_else(String::new, |goal| met(*ratio, goal)))
+            }
+            None => Default::default(),
+        };
+        let _ = writeln!(out, "| {name} | {} | {ratio} | {to} | {goal} |", span(*cost, 2));
+    }
+    out
+}
+
+/// Only the whole interval says yes or no.
+fn met(ratio: Estimate, goal: f64) -> String {
+    let verdict = match ratio {
+        Estimate { high, .. } if high <= goal => "met",
+        Estimate { low, .. } if low > goal => "**missed**",
+        _ => "undecided",
+    };
+    format!("≤ {goal}: {verdict}")
+}
+
+fn modules(modules: &[Module]) -> String {
+    let mut out = String::from(
+        "| module | bytes | gzip | budget | ms of CPU to load | KiB of memory a VM | linear memory, KiB |\n\
+         | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for Module { name, bytes, gzip, load, vm, linear } in modules {
+        let budget = SHIPPED.iter().find(|(shipped, _)| shipped == name).map_or_else(String::new, |(_, budget)| {
+            format!("≤ {budget}: {}", if bytes <= budget { "met" } else { "**missed**" })
+        });
+        let (load, vm) = (span(*load, 1), span(*vm, 0));
+        let _ = writeln!(out, "| {name} | {bytes} | {gzip} | {budget} | {load} | {vm} | {linear:.0} |");
+    }
+    out
+}
+
+/// The median and the interval, with so many digits behind the point.
+pub(crate) fn span(Estimate { median, low, high }: Estimate, digits: usize) -> String {
+    let number = |number: f64| {
+        let text = format!("{number:.digits$}");
+        // Nothing is less than zero by nothing.
+        if text.trim_start_matches(['-', '0', '.']).is_empty() { text.trim_start_matches('-').to_owned() } else { text }
+    };
+    format!("{} [{}, {}]", number(median), number(low), number(high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_met_when_the_whole_interval_says_so() {
+        let verdict = |low, high| met(Estimate { median: 0.5, low, high }, 0.5);
+        assert_eq!(verdict(0.4, 0.5), "≤ 0.5: met");
+        assert_eq!(verdict(0.49, 0.51), "≤ 0.5: undecided");
+        assert_eq!(verdict(0.51, 0.52), "≤ 0.5: **missed**");
+    }
+
+    #[test]
+    fn zero_has_no_sign() {
+        assert_eq!(span(Estimate { median: -0.001, low: -0.12, high: 0.004 }, 2), "0.00 [-0.12, 0.00]");
+    }
+}
