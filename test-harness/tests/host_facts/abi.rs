@@ -66,6 +66,7 @@ pub async fn a_module_that_asks_for_more_is_refused<W: World>() -> Result<()> {
     for (from, name, signature) in [
         ("env", "proxy_no_such_call", "i>i"),
         ("env", "proxy_log", "ii>i"),
+        ("env", "proxy_done", ">"),
         // Of the ABIs before 0.2.
         ("env", "proxy_continue_request", ">i"),
         ("env", "proxy_clear_route_cache", ">i"),
