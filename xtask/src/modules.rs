@@ -18,8 +18,8 @@ pub(crate) const SHIPPED: [(&str, usize); 1] = [("trace-id", 130_000)];
 /// What only tests load.
 const TESTED: [&str; 4] = ["noop", "called", "trap", "duo"];
 
-/// Built as its authors would: neither pruned nor our callbacks.
-const FOREIGN: [&str; 1] = ["noop-sdk"];
+/// Taken as they are linked, with every callback: what others build, and what asks a host about all of them.
+const WHOLE: [&str; 2] = ["noop-sdk", "probe"];
 
 /// Written by hand, as text.
 const RAW: [&str; 2] = ["floor", "raw"];
@@ -61,7 +61,7 @@ pub(crate) fn build() -> Result<()> {
         let wasm = wat::parse_file(root.join(format!("test-harness/modules/{name}.wat")))?;
         fs::write(tests.join(format!("{name}.wasm")), wasm)?;
     }
-    for name in FOREIGN {
+    for name in WHOLE {
         let wasm = compile(root, &target, name)?;
         fs::copy(wasm, tests.join(format!("{name}.wasm")))?;
     }

@@ -117,8 +117,15 @@ fn add(pairs: &mut Pairs, name: &[u8], value: &[u8]) {
         }
         old.extend_from_slice(value);
     } else {
-        pairs.push((name, value.to_vec()));
+        append(pairs, name, value);
     }
+}
+
+/// At the end; a name that starts with a colon behind the last such one.
+fn append(pairs: &mut Pairs, name: Vec<u8>, value: &[u8]) {
+    let special = |name: &[u8]| name.starts_with(b":");
+    let at = if special(&name) { pairs.iter().take_while(|(other, _)| special(other)).count() } else { pairs.len() };
+    pairs.insert(at, (name, value.to_vec()));
 }
 
 impl Host {
@@ -222,7 +229,8 @@ impl Host {
     pub fn property(&self, path: &[u8]) -> Answer<Option<Vec<u8>>> {
         self.call("proxy_get_property", path.len(), |world, vm| {
             let path: Vec<&[u8]> = path.split(|byte| *byte == 0).collect();
-            crate::property::find(world, vm, &path).map(Some).ok_or(Status::NOT_FOUND)
+            let missing = || crate::property::missing(world, vm, &path);
+            crate::property::find(world, vm, &path).map(Some).ok_or_else(missing)
         })
     }
 
@@ -314,17 +322,21 @@ impl Host {
     pub fn header(&self, map: u32, name: &[u8]) -> Answer<Option<Vec<u8>>> {
         self.call("proxy_get_header_map_value", name.len(), |world, vm| {
             check_map(map)?;
-            let pairs = world.pairs(vm, map).ok_or(Status::BAD_ARGUMENT)?;
+            // At the end of a stream any map could be there, and one that is not is only missing.
+            let missing = if world.logging(vm) { Status::NOT_FOUND } else { Status::BAD_ARGUMENT };
+            let pairs = world.pairs(vm, map).ok_or(missing)?;
             let found = pairs.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
             found.map(|(_, value)| Some(value.clone())).ok_or(Status::NOT_FOUND)
         })
     }
 
-    /// `proxy_get_header_map_size`: bytes of names and values.
+    /// `proxy_get_header_map_size`: bytes of names and values, of a map that can be written now.
     pub fn header_map_size(&self, map: u32) -> Answer<Option<u32>> {
         self.call("proxy_get_header_map_size", 0, |world, vm| {
             check_map(map)?;
-            let pairs = world.pairs(vm, map).ok_or(Status::BAD_ARGUMENT)?;
+            let Some(Ctx::Stream { id, leg }) = world.ctx(vm) else { return Err(Status::BAD_ARGUMENT) };
+            let stream = world.streams.get_mut(&id).ok_or(Status::BAD_ARGUMENT)?;
+            let pairs = stream.writable(leg, map).ok_or(Status::BAD_ARGUMENT)?;
             Ok(Some(pairs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() as u32))
         })
     }
@@ -353,14 +365,8 @@ impl Host {
         let out = name.len() + value.len();
         self.edit("proxy_replace_header_map_value", out, map, |pairs| {
             let name = name.to_ascii_lowercase();
-            if INLINE.iter().any(|inline| inline.as_bytes() == name)
-                && let Some((_, old)) = pairs.iter_mut().find(|(other, _)| *other == name)
-            {
-                *old = value.to_vec();
-                return;
-            }
             pairs.retain(|(other, _)| *other != name);
-            pairs.push((name, value.to_vec()));
+            append(pairs, name, value);
         })
     }
 
@@ -395,8 +401,8 @@ impl Host {
         })
     }
 
-    /// `proxy_set_buffer_bytes`: before the bytes (`start` 0, `length` 0), in place of all of them (`start` 0 and a
-    /// length of at least theirs), or behind them (`start` at their end). Nothing else.
+    /// `proxy_set_buffer_bytes`: in place of the first `length` bytes (0: before them), or behind them all (`start` at
+    /// their end). Nothing else.
     pub fn set_buffer(&self, kind: u32, start: u32, length: u32, new: &[u8]) -> Answer {
         self.call("proxy_set_buffer_bytes", new.len(), |world, vm| {
             bytes_of(world, vm, kind)?;
@@ -404,8 +410,7 @@ impl Host {
             let stream = world.streams.get_mut(&id).ok_or(Status::BAD_ARGUMENT)?;
             let bytes = stream.buffer_mut(leg, kind).ok_or(Status::BAD_ARGUMENT)?;
             match (start as usize, length as usize) {
-                (0, 0) => drop(bytes.splice(0..0, new.iter().copied())),
-                (0, length) if length >= bytes.len() => *bytes = new.to_vec(),
+                (0, length) => drop(bytes.splice(0..length.min(bytes.len()), new.iter().copied())),
                 (start, _) if start > 0 && start >= bytes.len() => bytes.extend_from_slice(new),
                 _ => return Err(Status::BAD_ARGUMENT),
             }
@@ -492,6 +497,9 @@ impl Host {
             let kinds = [MetricKind::Counter, MetricKind::Gauge, MetricKind::Histogram];
             let metric = *kinds.get(kind as usize).ok_or(Status::BAD_ARGUMENT)?;
             let name = String::from_utf8_lossy(name).into_owned();
+            // Of another kind, another series; only the first has the plain name here.
+            let other = world.metrics.get(&name).is_some_and(|known| known.kind != metric);
+            let name = if other { format!("{name} ({metric:?})") } else { name };
             world.metrics.entry(name.clone()).or_insert_with(|| Metric { kind: metric, value: 0, samples: Vec::new() });
             let vm = &mut world.vms[vm];
             // The lowest two bits say the kind.
@@ -592,6 +600,9 @@ impl Host {
                 return Err(Status::BAD_ARGUMENT);
             }
             if let Some(Ctx::Stream { id, leg }) = world.ctx(vm) {
+                if kind == 1 && world.streams.get(&id).is_some_and(|stream| stream.maps[2].is_none()) {
+                    world.die("a plugin continued a response that is not there");
+                }
                 world.vms[vm].after.push_back(Deferred::Resume { stream: id, leg, response: kind == 1 });
                 if let Some(stream) = world.streams.get_mut(&id) {
                     stream.forget_request(leg);
@@ -610,15 +621,21 @@ impl Host {
             if let Some(Ctx::Stream { id, .. }) = world.ctx(vm)
                 && let Some(stream) = world.streams.get_mut(&id)
             {
-                stream.reset = true;
+                stream.close(kind);
+                if stream.logging && kind < 2 {
+                    world.die("a plugin closed a stream in its log phase, which logs it again, and so on");
+                }
             }
             Ok(())
         })
     }
 
-    /// `proxy_get_status`: of the last call; the emulator knows none.
+    /// `proxy_get_status`: in the callback of a call that broke off, 11 and why; else 0.
     pub fn status(&self) -> Answer<Option<(u32, Vec<u8>)>> {
-        self.call("proxy_get_status", 0, |_, _| Ok(Some((0, Vec::new()))))
+        self.call("proxy_get_status", 0, |world, vm| {
+            let broken = world.root_of(vm, world.context(vm)).is_some_and(|root| world.roots[root].broken);
+            Ok(Some(if broken { (11, b"reset".to_vec()) } else { (0, Vec::new()) }))
+        })
     }
 
     /// `proxy_send_local_response`, when the VM has returned. `grpc_status` below 0 leaves it to the proxy.
@@ -640,6 +657,9 @@ impl Host {
                 grpc_status: u32::try_from(grpc_status).ok(),
             };
             if let Some(Ctx::Stream { id, .. }) = world.ctx(vm) {
+                if world.streams.get(&id).is_some_and(|stream| stream.ending()) {
+                    world.die("a plugin replied in the log or done phase of a stream");
+                }
                 world.vms[vm].after.push_back(Deferred::Reply { stream: id, reply });
             }
             world.vms[vm].stop_iteration = true;

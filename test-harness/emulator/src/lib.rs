@@ -40,8 +40,10 @@
 //! What the host does is what Envoy does, in what surprises most of all. The tests name each such fact, and the same
 //! scenarios run against the real one.
 //!
-//! Not played: gRPC calls (they fail as unimplemented), ABI 0.1.0, metadata callbacks, filters other than Proxy-Wasm,
-//! what the proxy does between two filters (codecs, routing, retries), and threads that truly run at once.
+//! What would kill the real proxy, such as a reply in the log phase, is a panic.
+//!
+//! Not played: gRPC calls (they fail as unimplemented), ABI 0.1.0, metadata callbacks, capability restrictions,
+//! properties that outlive their request, filters other than Proxy-Wasm, what the proxy does between two filters (codecs, routing, retries), and threads that truly run at once.
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 #![allow(
     clippy::unwrap_used,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::abi::Pairs;
+use crate::abi::{Pairs, Status};
 use crate::world::{Ctx, World};
 
 /// A value in the bytes that the proxy gives a module.
@@ -105,6 +105,16 @@ pub(crate) fn find(world: &World, vm: usize, path: &[&[u8]]) -> Option<Vec<u8>> 
         }
         [key] => stream.filter_state.get([b"wasm.", *key].concat().as_slice()).cloned(),
         _ => None,
+    }
+}
+
+/// The status of what leads to nothing: what holds others is there, but has no bytes of its own.
+pub(crate) fn missing(world: &World, vm: usize, path: &[&[u8]]) -> Status {
+    const HOLDERS: [&[u8]; 8] =
+        [b"connection", b"destination", b"filter_state", b"request", b"response", b"source", b"upstream", b"xds"];
+    match (world.ctx(vm), path) {
+        (Some(Ctx::Stream { .. }), [one]) if HOLDERS.contains(one) => Status::SERIALIZATION_FAILURE,
+        _ => Status::NOT_FOUND,
     }
 }
 

@@ -106,6 +106,9 @@ impl Proxy {
             guest
         };
         let result = guest.call(callback);
+        if let Some(why) = self.0.borrow_mut().death.take() {
+            panic!("the proxy dies in {name}: {why}");
+        }
         let (entered, deferred) = {
             let mut world = self.0.borrow_mut();
             let pages = guest.pages();
@@ -198,13 +201,18 @@ impl Proxy {
                 state: RootState::Live,
                 declared: BTreeMap::new(),
                 answer: None,
+                broken: false,
                 configuring: true,
             });
             (root, context)
         };
         let sizes = (plugin.vm_configuration.len() as u32, plugin.configuration.len() as u32);
+        let configuring = |yes| self.0.borrow_mut().roots[root].configuring = yes;
         self.enter(vm, Callback::ContextCreate { context, parent: 0 });
+        // The VM starts without knowing for which plugin.
+        configuring(false);
         let started = self.enter(vm, Callback::VmStart { context, size: sizes.0 });
+        configuring(true);
         let result = match started {
             Entered::Failed => Err("the VM trapped when it started".to_owned()),
             Entered::Returned { value: 0, .. } => Err("on_vm_start refused".to_owned()),
@@ -214,7 +222,7 @@ impl Proxy {
                 _ => Ok(root),
             },
         };
-        self.0.borrow_mut().roots[root].configuring = false;
+        configuring(false);
         result
     }
 
@@ -530,6 +538,7 @@ impl Proxy {
                     ],
                     CallEnd::Reset => [0; 3],
                 };
+                root.broken = end == CallEnd::Reset;
                 root.answer = match end {
                     CallEnd::Response(mut message) => {
                         message.chunks = vec![message.chunks.concat()];
@@ -542,7 +551,8 @@ impl Proxy {
         };
         let Some((root, vm, context, token, [headers, body, trailers])) = found else { return };
         self.enter(vm, Callback::HttpCallResponse { context, token, headers, body, trailers });
-        self.0.borrow_mut().roots[root].answer = None;
+        let root = &mut self.0.borrow_mut().roots[root];
+        (root.answer, root.broken) = (None, false);
     }
 
     /// The time, in nanoseconds since 1970. It begins at 1 700 000 000 s.

@@ -166,6 +166,8 @@ pub(crate) struct Stream {
     failed: bool,
     pub(crate) route_cleared: u64,
     pub(crate) logging: bool,
+    /// Filter state as access loggers see it: when all plugins have logged.
+    logged: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
     aborted: [bool; 2],
     pub(crate) started_ns: u64,
     over: bool,
@@ -176,7 +178,8 @@ impl Stream {
     pub(crate) fn readable(&self, leg: usize, map: u32) -> Option<&Pairs> {
         let at = map as usize;
         let logged = self.logging && map != map::REQUEST_TRAILERS;
-        if logged || *self.legs[leg].open.get(at)? { self.maps[at].as_ref() } else { None }
+        let there = self.maps.get(at)?.as_ref();
+        if logged || *self.legs[leg].open.get(at)? { there } else { None }
     }
 
     pub(crate) fn writable(&mut self, leg: usize, map: u32) -> Option<&mut Pairs> {
@@ -201,6 +204,23 @@ impl Stream {
         let way = self.way(kind)?;
         let flow = &mut self.legs[leg].flows[way];
         flow.open.then_some(&mut flow.bytes)
+    }
+
+    /// Whether all that is left to be told of it is its end.
+    pub(crate) fn ending(&self) -> bool {
+        self.over && !self.tcp
+    }
+
+    /// A plugin cuts it off.
+    pub(crate) fn close(&mut self, kind: u32) {
+        self.reset = true;
+        if kind == 0 {
+            self.details("wasm_close_stream");
+        }
+    }
+
+    fn details(&mut self, details: &str) {
+        self.properties.insert(vec![b"response".to_vec(), b"code_details".to_vec()], details.as_bytes().to_vec());
     }
 
     /// A stream that is told to go on loses sight of its request.
@@ -259,6 +279,7 @@ impl Proxy {
             failed: false,
             route_cleared: 0,
             logging: false,
+            logged: None,
             aborted: [false; 2],
             started_ns: world.now_ns,
             over: false,
@@ -569,7 +590,12 @@ impl Proxy {
     /// Answers in place of the upstream, if nothing was answered yet.
     pub(crate) fn reply(&self, id: u64, reply: &Reply) {
         let go = self.with(id, |stream| {
-            if stream.over || stream.reset || stream.tcp || stream.reply.is_some() {
+            if stream.over || stream.reset || stream.tcp {
+                return None;
+            }
+            // Those of the last reply, though it is the first that goes out.
+            stream.details(&reply.details);
+            if stream.reply.is_some() {
                 return None;
             }
             if stream.downstream.headers.is_some() {
@@ -641,7 +667,10 @@ impl Proxy {
                 }
                 tell(leg, |context| Callback::Log { context });
             }
-            self.with(id, |stream| stream.logging = false);
+            self.with(id, |stream| {
+                stream.logging = false;
+                stream.logged = Some(stream.filter_state.clone());
+            });
             for leg in 0..legs {
                 tell(leg, |context| Callback::Done { context });
                 tell(leg, |context| Callback::Delete { context });
@@ -947,6 +976,12 @@ impl HttpStream {
         self.0.filter_state(key)
     }
 
+    /// How often the choice of a route was undone so far.
+    #[must_use]
+    pub fn route_cleared(&self) -> u64 {
+        self.0.with(|stream| stream.route_cleared)
+    }
+
     /// Whether it was cut off.
     #[must_use]
     pub fn was_reset(&self) -> bool {
@@ -967,7 +1002,13 @@ impl HttpStream {
             upstream: stream.upstream.clone(),
             downstream: stream.downstream.clone(),
             reply: stream.reply.clone(),
-            filter_state: stream.filter_state.iter().map(|(key, value)| (text(key), value.clone())).collect(),
+            filter_state: stream
+                .logged
+                .as_ref()
+                .unwrap_or(&stream.filter_state)
+                .iter()
+                .map(|(key, value)| (text(key), value.clone()))
+                .collect(),
             reset: stream.reset,
             route_cleared: stream.route_cleared,
         })

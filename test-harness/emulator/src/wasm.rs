@@ -34,13 +34,33 @@ impl Module {
         let module = wasmi::Module::new(&engine, bytes).map_err(|error| format!("no module: {error}"))?;
         for import in module.imports() {
             let name = import.name();
-            let known = match import.module() {
-                "env" => name.strip_prefix("proxy_").is_some_and(|name| HOSTCALLS.contains(&name)),
-                "wasi_snapshot_preview1" | "wasi_unstable" => WASI.contains(&name),
-                _ => false,
+            let table: &[(&str, &str)] = match import.module() {
+                "env" => &HOSTCALLS,
+                "wasi_snapshot_preview1" | "wasi_unstable" => &WASI,
+                _ => &[],
             };
-            if !known || !matches!(import.ty(), ExternType::Func(_)) {
+            let bare = if import.module() == "env" { name.strip_prefix("proxy_").unwrap_or_default() } else { name };
+            let Some((_, parameters)) = table.iter().find(|(known, _)| *known == bare) else {
                 return Err(format!("it imports {}.{name}, which the proxy does not have", import.module()));
+            };
+            let results = if name == "proc_exit" { "" } else { "i" };
+            let types = |types: &[ValType]| -> String {
+                types
+                    .iter()
+                    .map(|ty| {
+                        if *ty == ValType::I32 {
+                            'i'
+                        } else if *ty == ValType::I64 {
+                            'l'
+                        } else {
+                            '?'
+                        }
+                    })
+                    .collect()
+            };
+            let fits = |ty: &wasmi::FuncType| types(ty.params()) == *parameters && types(ty.results()) == results;
+            if !matches!(import.ty(), ExternType::Func(ty) if fits(ty)) {
+                return Err(format!("it imports {}.{name} with other types than the proxy's", import.module()));
             }
         }
         let versions = ["proxy_abi_version_0_2_0", "proxy_abi_version_0_2_1"];

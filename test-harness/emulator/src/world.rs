@@ -226,6 +226,8 @@ pub(crate) struct Root {
     pub(crate) declared: BTreeMap<Vec<u8>, bool>,
     /// While a call's answer is being handed over.
     pub(crate) answer: Option<Message>,
+    /// While a call's end is being told that has no answer.
+    pub(crate) broken: bool,
     /// While the configuration is being handed over.
     pub(crate) configuring: bool,
 }
@@ -289,6 +291,8 @@ pub(crate) struct World {
     pub(crate) fuel_limit: u64,
     pub(crate) buffer_limit: usize,
     pub(crate) reloads: Reloads,
+    /// What would have killed the proxy.
+    pub(crate) death: Option<&'static str>,
 }
 
 /// How often VMs that had trapped were started again, as the proxy counts it.
@@ -336,6 +340,7 @@ impl World {
             fuel_limit: 2_000_000_000,
             buffer_limit: 1 << 20,
             reloads: Reloads::default(),
+            death: None,
         }
     }
 
@@ -354,6 +359,17 @@ impl World {
             }
         }
         None
+    }
+
+    /// The real proxy would crash here, or go on without end. Said when the VM has returned, because nothing may unwind
+    /// through it.
+    pub(crate) fn die(&mut self, why: &'static str) {
+        self.death.get_or_insert(why);
+    }
+
+    /// Whether the stream that the VM is in is being logged.
+    pub(crate) fn logging(&self, vm: usize) -> bool {
+        matches!(self.ctx(vm), Some(Ctx::Stream { id, .. }) if self.streams.get(&id).is_some_and(|stream| stream.logging))
     }
 
     pub(crate) fn fill_random(&mut self, bytes: &mut [u8]) {

@@ -690,11 +690,12 @@ fn a_module_that_the_proxy_would_not_load_is_refused() {
     let why = |code: Result<Rc<dyn Code>, String>| code.err().unwrap();
     assert!(why(Module::parse(b"nonsense")).contains("no module"));
     assert!(why(Module::parse(&wat::parse_str("(module)").unwrap())).contains("proxy_abi_version_0_2_1"));
-    let import = |module: &str, name: &str| wat(&format!(r#"(import "{module}" "{name}" (func))"#));
+    let import = |module: &str, name: &str| wat(&format!(r#"(import "{module}" "{name}" (func (result i32)))"#));
     assert!(
         why(import("env", "proxy_no_such")).contains("it imports env.proxy_no_such, which the proxy does not have")
     );
     assert!(why(import("wasi_snapshot_preview1", "path_rename")).contains("path_rename"));
+    assert!(why(import("env", "proxy_log")).contains("with other types"));
     assert!(import("env", "proxy_done").is_ok() && import("wasi_snapshot_preview1", "sched_yield").is_ok());
 }
 
