@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Message;
 use crate::abi::{Answer, MetricKind, Pairs, Status, buffer, decode_pairs, encode_pairs, map};
-use crate::stream::Reply;
+use crate::message::Reply;
 use crate::world::{CallEnd, Ctx, Deferred, HttpCall, Metric, Queue, RootState, VmKind, World};
 
 /// The proxy, as the inside of one VM sees it.

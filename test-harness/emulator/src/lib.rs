@@ -57,7 +57,9 @@
 )]
 
 mod abi;
+mod chain;
 mod host;
+mod message;
 mod plugin;
 mod property;
 mod proxy;
@@ -67,9 +69,10 @@ mod world;
 
 pub use abi::{Answer, Callback, MetricKind, Pairs, Status, buffer, decode_pairs, encode_pairs, map, pairs};
 pub use host::Host;
+pub use message::{Message, Reply, Sent};
 pub use plugin::{Code, FailurePolicy, Guest, Plugin};
 pub use property::Value;
 pub use proxy::{Proxy, Refused, VmState};
-pub use stream::{Exchange, HttpStream, Message, Peer, Reply, Sent, TcpStream};
+pub use stream::{Exchange, HttpStream, Peer, TcpStream};
 pub use wasm::Module;
 pub use world::{CallEnd, Fault, HttpCall, LogLine, Metric, Reloads, Tally, Thread, VmKind};

@@ -9,8 +9,8 @@ use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::abi::{Answer, MetricKind, Pairs, Status};
+use crate::chain::Stream;
 use crate::plugin::Plugin;
-use crate::stream::Stream;
 use crate::{Guest, Message};
 
 /// A thread of the proxy. Each has its own VM of a module, and so its own plugins and statics.
@@ -176,7 +176,7 @@ pub(crate) type Foreign = Rc<dyn Fn(&[u8]) -> Answer<Vec<u8>>>;
 /// What a hostcall wants done when the VM has returned.
 pub(crate) enum Deferred {
     Resume { stream: u64, leg: usize, response: bool },
-    Reply { stream: u64, reply: crate::stream::Reply },
+    Reply { stream: u64, reply: crate::message::Reply },
     Deleted { root: usize },
 }
 
