@@ -168,7 +168,7 @@ pub struct Prometheus {
 impl Drop for Prometheus {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- Prometheus' log ends with:\n{}", tail(&self.log()));
+            eprintln!("--- Prometheus's log ends with:\n{}", tail(&self.log()));
         }
     }
 }
