@@ -9,10 +9,16 @@ tools := .tools
 envoy_of = $(tools)/envoy-$(1)/envoy/_bin/envoy
 envoy := $(call envoy_of,$(ENVOY_VERSION))
 pinned := $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))
+prometheus := $(patsubst test-harness/prometheus/%.txt,$(tools)/prometheus-%/prometheus,$(wildcard test-harness/prometheus/*.txt))
 
 export ENVOY_VERSION
+ifdef PROMETHEUS
+override PROMETHEUS := $(abspath $(PROMETHEUS))
+prometheus := prometheus-given
+export PROMETHEUS
+endif
 
-.PHONY: help demo test test-matrix lint fmt modules envoy docs budgets bench soak w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix lint fmt modules envoy prometheus prometheus-given docs budgets bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -20,15 +26,16 @@ help: ## List the targets
 	@echo
 	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak; there is $(pinned)"
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
+	@echo "  PROMETHEUS=<dir>      with test and test-matrix: take prometheus and promtool from there"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
 	@$(CARGO) run --quiet --locked --package test-harness --bin demo -- $(if $(KEEP),--keep)
 
-test: modules envoy ## Set up and run all tests: native, built modules, real Envoy
+test: modules envoy prometheus ## Set up and run all tests: native, built modules, real Envoy and Prometheus
 	@$(CARGO) test --locked --workspace
 
-test-matrix: modules $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
+test-matrix: modules prometheus $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
 	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)
 
 lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
@@ -85,6 +92,15 @@ $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 		--target $(tools)/envoy-$* --requirement $<
 	@touch $@
+
+prometheus: $(prometheus) ## Install the real Prometheus and promtool (Debian's package, pinned, hash checked) into .tools/
+
+$(tools)/prometheus-%/prometheus: test-harness/prometheus/%.txt
+	@test-harness/prometheus/install $< $(@D)
+
+prometheus-given:
+	@for program in prometheus promtool; do test -x "$(PROMETHEUS)/$$program" || \
+		{ echo "PROMETHEUS is $(PROMETHEUS), and there is no program $$program in it" >&2; exit 1; }; done
 
 wasm-target:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust with rustup" >&2; exit 1; }

@@ -7,12 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -20,12 +18,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
-use tokio::sync::oneshot;
-use tokio::time::sleep;
 
 use crate::client::H1;
 use crate::config::{Bootstrap, Cluster, HttpFilter, Listener, Places, file_source};
 use crate::metrics::Metrics;
+use crate::process::{Process, tail};
 use crate::wire::{Headers, Request, Response};
 use crate::{PATIENCE, eventually, root};
 
@@ -170,7 +167,7 @@ impl Builder {
         let mut command = self.command(&home, &bootstrap)?;
         command.arg("--admin-address-path").arg(&admin_file);
         let mut envoy = Envoy {
-            process: spawn(command).await?,
+            process: Process::start(command).await?,
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             concurrency: u64::from(self.concurrency),
             turn: tokio::sync::Mutex::new(()),
@@ -195,7 +192,7 @@ impl Builder {
         let bootstrap = self.bootstrap.render(("static_resources", json!({ "listeners": listeners })));
         let mut command = self.command(&home, &bootstrap)?;
         command.args(["--mode", "validate"]);
-        let process = spawn(command).await?;
+        let process = Process::start(command).await?;
         let status = eventually("end of envoy --mode validate", START, async || {
             process.ended().ok_or_else(|| tail(&home.log()))
         });
@@ -321,78 +318,6 @@ impl Home {
     }
 }
 
-/// A child that does not outlive this value.
-#[derive(Debug)]
-struct Process(Mutex<Child>);
-
-impl Process {
-    fn ended(&self) -> Option<ExitStatus> {
-        self.0.lock().unwrap().try_wait().expect("our own child can be waited for")
-    }
-
-    fn id(&self) -> u32 {
-        self.0.lock().unwrap().id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let child = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // It may have ended before; then there is nothing to do, and nobody to tell.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-type Job = (Command, oneshot::Sender<io::Result<Child>>);
-
-/// Starts the command from a thread that lives as long as this program. The kernel kills the child when the *thread*
-/// that started it ends, and a test's thread ends with the test, though an Envoy that several tests share must not.
-async fn spawn(mut command: Command) -> Result<Process> {
-    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
-    die_with_parent(&mut command);
-    let program = PathBuf::from(command.get_program());
-    let spawner = SPAWNER.get_or_init(|| {
-        let (sender, jobs) = mpsc::channel::<Job>();
-        thread::Builder::new()
-            .name("envoy-spawner".to_owned())
-            .spawn(move || {
-                for (mut command, answer) in jobs {
-                    // When the asker is gone, the child comes back here, and must go as well.
-                    if let Err(Ok(child)) = answer.send(command.spawn()) {
-                        drop(Process(Mutex::new(child)));
-                    }
-                }
-            })
-            .expect("a thread");
-        sender
-    });
-    let (answer, child) = oneshot::channel();
-    spawner.send((command, answer)).expect("the spawner never ends");
-    let child = child.await?.with_context(|| format!("cannot run {}", program.display()))?;
-    Ok(Process(Mutex::new(child)))
-}
-
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "std has no safe way to ask for the parent-death signal")]
-fn die_with_parent(command: &mut Command) {
-    let parent = std::process::id();
-    let before_exec = move || {
-        // SAFETY: both calls are async-signal-safe and touch no memory of ours.
-        let (set, now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
-        match (set, u32::try_from(now) == Ok(parent)) {
-            (0, true) => Ok(()),
-            (0, false) => Err(io::Error::other("the parent died before")),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: the closure allocates nothing and takes no lock, so it may run between fork and exec.
-    unsafe { command.pre_exec(before_exec) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn die_with_parent(_: &mut Command) {}
-
 /// A running Envoy. Dropping it kills the process; in a panic, the last lines of its log are printed.
 #[derive(Debug)]
 pub struct Envoy {
@@ -455,19 +380,7 @@ impl Envoy {
 
     /// Runs what waits for Envoy, but no longer than Envoy lives; an error gets the end of the log.
     async fn while_alive<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let death = async {
-            loop {
-                match self.ended() {
-                    Some(status) => return status,
-                    None => sleep(Duration::from_millis(10)).await,
-                }
-            }
-        };
-        let result = tokio::select! {
-            result = work => result,
-            status = death => Err(anyhow::anyhow!("Envoy has ended: {status}")),
-        };
-        result.map_err(|error| anyhow::anyhow!("{error:#}\n--- Envoy's log ends with:\n{}", self.tail()))
+        self.process.while_alive("Envoy", || self.home.log(), work).await
     }
 }
 
@@ -637,13 +550,6 @@ fn warnings(log: &str) -> Vec<String> {
         }
     }
     entries
-}
-
-fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    // Some of Envoy's first lines list everything that is built in.
-    let cut = |line: &&str| line.chars().take(300).collect::<String>();
-    lines[lines.len().saturating_sub(20)..].iter().map(cut).collect::<Vec<_>>().join("\n")
 }
 
 /// What it tells of itself.

@@ -6,7 +6,8 @@
 //! - [`client`] is the caller in front of it: exact bytes over HTTP/1.1, h2c, and continuous load.
 //! - [`wire`] holds what the last two speak of: requests and responses whose headers are bytes.
 //! - [`cases`] reads test cases that are data; [`budgets`] counts what they cost.
-//! - [`metrics`] reads the Prometheus text; [`mod@bench`] measures what a filter costs, [`soak`] whether it stays well.
+//! - [`metrics`] reads the Prometheus text; [`prometheus`] is a real Prometheus that scrapes it, asked in PromQL.
+//! - [`mod@bench`] measures what a filter costs, [`soak`] whether it stays well.
 //!
 //! Everything may run in parallel: ports are reserved, and each instance has a directory of its own. Every wait
 //! has a deadline, and says at its end what it saw instead.
@@ -48,6 +49,8 @@ pub mod client;
 pub mod config;
 pub mod envoy;
 pub mod metrics;
+mod process;
+pub mod prometheus;
 pub mod soak;
 pub mod upstream;
 pub mod wire;
@@ -55,6 +58,7 @@ pub mod wire;
 pub use client::{H1, H2, Load, Protocol};
 pub use config::{AccessLog, Cluster, HttpFilter, Listener, Route};
 pub use envoy::{Envoy, Verdict};
+pub use prometheus::Prometheus;
 pub use upstream::{Reply, Upstream};
 pub use wire::{Headers, Request, Response};
 

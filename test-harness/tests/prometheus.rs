@@ -1,0 +1,325 @@
+//! What a real Prometheus makes of the metrics: labels, values, types, rules, and what `promtool` says of the names.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+use kit::{Filter, Metric, MetricKind};
+use serde_json::json;
+use test_harness::metrics::Sample;
+use test_harness::prometheus::{self, promtool};
+use test_harness::{Envoy, HttpFilter, Listener, Prometheus, Request, Route, Upstream, module, root};
+use trace_id::TraceId;
+
+/// Every metric of every filter.
+fn metrics() -> Vec<&'static Metric> {
+    TraceId::metrics()
+}
+
+/// Every label of every metric.
+fn labels() -> BTreeSet<&'static str> {
+    metrics().iter().flat_map(|metric| metric.labels).copied().collect()
+}
+
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// Two workers with trace-id, and the tags that its README gives, which come from the same declarations.
+async fn traced(upstream: &Upstream) -> Result<Envoy> {
+    let filter = HttpFilter::wasm("trace-id", module("trace-id")?);
+    let listener = Listener::http("in").filter(filter).route(Route::cluster("up"));
+    let builder = Envoy::builder().cluster("up", upstream.addr()).listener(listener).concurrency(2);
+    labels().iter().fold(builder, |builder, label| builder.stats_tag(label, &kit::tag_regex(label))).start().await
+}
+
+/// Requests with this `traceparent`, each on a connection of its own, so that both workers get some.
+async fn requests(envoy: &Envoy, number: usize, traceparent: Option<&str>) -> Result<()> {
+    for _ in 0..number {
+        let request =
+            traceparent.into_iter().fold(Request::get("/"), |request, value| request.header("traceparent", value));
+        assert_eq!(envoy.send("in", &request).await?.status, 200);
+    }
+    Ok(())
+}
+
+fn sample(name: &str, envoy: &Envoy, labels: &[(&str, &str)], value: f64) -> Sample {
+    let target = [("job", "mesh".to_owned()), ("instance", envoy.admin_addr().to_string())];
+    let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).chain(target);
+    Sample { name: name.into(), labels: labels.map(|(label, value)| (label.to_owned(), value)).collect(), value }
+}
+
+/// Waits until the expression comes to just these samples, in any order.
+async fn comes_to(prometheus: &Prometheus, promql: &str, wanted: &[Sample]) -> Result<()> {
+    let all_there = |found: &[Sample]| wanted.iter().all(|sample| found.contains(sample));
+    prometheus.wait_for(promql, |found| found.len() == wanted.len() && all_there(found)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn labels_arrive_as_labels_counters_count_and_have_a_rate() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let envoy = traced(&upstream).await?;
+    requests(&envoy, 7, None).await?;
+    requests(&envoy, 5, Some(TRACEPARENT)).await?;
+    requests(&envoy, 3, Some("nonsense")).await?;
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    let (total, invalid) = ("meshfilter_trace_requests_total", "meshfilter_trace_invalid_total");
+    let by = |outcome, format, value| sample(total, &envoy, &[("outcome", outcome), ("format", format)], value);
+    let refused = sample(invalid, &envoy, &[("format", "w3c"), ("reason", "length")], 3.0);
+    let all = [by("continued", "w3c", 5.0), by("generated", "none", 10.0), refused];
+    comes_to(&prometheus, r#"{__name__=~"meshfilter_.*"}"#, &all).await?;
+
+    // What is scraped later counts on.
+    requests(&envoy, 4, Some(TRACEPARENT)).await?;
+    comes_to(&prometheus, total, &[by("continued", "w3c", 9.0), by("generated", "none", 10.0)]).await?;
+    let sum = Sample { name: String::new(), labels: [].into(), value: 19.0 };
+    comes_to(&prometheus, &format!("scalar(sum({total}))"), &[sum]).await?;
+
+    // Of the type that they were declared with.
+    let types = prometheus.types().await?;
+    let ours: BTreeSet<&str> =
+        types.keys().map(String::as_str).filter(|name| name.starts_with("meshfilter_")).collect();
+    assert_eq!(ours, [total, invalid].into());
+    for metric in metrics().iter().filter(|metric| ours.contains(metric.name)) {
+        assert_eq!(types[metric.name], type_of(metric.kind), "{}", metric.name);
+    }
+    // Where requests came it is above zero, where none did it is zero.
+    let rate = "sort_desc(sum by (outcome) (rate(meshfilter_trace_requests_total[1m])))";
+    let one = |sample: &Sample, outcome| sample.labels["outcome"] == outcome;
+    let wanted = |samples: &[Sample]| match samples {
+        [some, none] => one(some, "continued") && some.value > 0.0 && one(none, "generated") && none.value == 0.0,
+        _ => false,
+    };
+    prometheus.wait_for(rate, wanted).await?;
+    // A rate is extrapolated, the growth itself is not.
+    let growth = "sum by (outcome) (max_over_time(meshfilter_trace_requests_total[1m]) \
+                  - min_over_time(meshfilter_trace_requests_total[1m])) > 0";
+    prometheus.wait_for(growth, |samples| matches!(samples, [one] if one.value == 4.0)).await?;
+    Ok(())
+}
+
+/// Samples of a metric, as a program would give them that knows its help.
+fn text(Metric { kind, name, help, labels }: &Metric) -> String {
+    let labels: String = labels.iter().map(|label| format!("{label}=\"a\",")).collect();
+    let samples = match kind {
+        MetricKind::Histogram => {
+            let (bucket, rest) = (format!("{labels}le=\"+Inf\""), ["sum", "count"]);
+            let rest = rest.map(|end| format!("{name}_{end}{{{labels}}} 1\n")).concat();
+            format!("{name}_bucket{{{bucket}}} 1\n{rest}")
+        }
+        MetricKind::Counter | MetricKind::Gauge => format!("{name}{{{labels}}} 1\n"),
+    };
+    format!("# HELP {name} {help}\n# TYPE {name} {}\n{samples}", type_of(*kind))
+}
+
+fn type_of(kind: MetricKind) -> &'static str {
+    match kind {
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "histogram",
+    }
+}
+
+#[tokio::test]
+async fn promtool_finds_no_fault_with_our_names_but_that_envoy_gives_no_help() -> Result<()> {
+    let all: String = metrics().iter().map(|metric| text(metric)).collect();
+    let report = promtool(&["check", "metrics"], &all).await?;
+    assert_eq!((report.code, report.said.as_str()), (Some(0), ""), "of\n{all}");
+
+    let upstream = Upstream::start().await?;
+    let envoy = traced(&upstream).await?;
+    requests(&envoy, 1, Some("nonsense")).await?;
+    let report = promtool(&["check", "metrics"], &envoy.admin_get("/stats/prometheus").await?).await?;
+    // 1 would be: it cannot be read. Envoy's own names are not all as promtool wants them.
+    assert_eq!(report.code, Some(3), "{}", report.said);
+    let ours: BTreeSet<&str> = report.said.lines().filter(|line| line.contains("meshfilter_")).collect();
+    let wanted = ["meshfilter_trace_invalid_total no help text", "meshfilter_trace_requests_total no help text"];
+    assert_eq!(ours, wanted.into());
+    Ok(())
+}
+
+/// What names rest on. A unit must be a base unit in full, but there need be none.
+#[tokio::test]
+async fn promtool_wants_base_units_in_names() -> Result<()> {
+    let seconds = "use base unit \"seconds\" instead of \"milliseconds\"";
+    let abbreviated = "metric names should not contain abbreviated units";
+    let total = "counter metrics should have \"_total\" suffix";
+    for (kind, name, complaint) in [
+        (MetricKind::Histogram, "meshfilter_request_duration_milliseconds", Some(seconds)),
+        (MetricKind::Histogram, "meshfilter_request_duration_ms", Some(abbreviated)),
+        (MetricKind::Histogram, "meshfilter_request_duration_seconds", None),
+        (MetricKind::Histogram, "meshfilter_request_duration", None),
+        (MetricKind::Gauge, "meshfilter_requests_in_flight", None),
+        (MetricKind::Counter, "meshfilter_request_bytes_total", None),
+        (MetricKind::Counter, "meshfilter_request_bytes", Some(total)),
+    ] {
+        let report = promtool(&["check", "metrics"], &text(&Metric { kind, name, help: "Help.", labels: &[] })).await?;
+        let (code, said) = match complaint {
+            Some(complaint) => (3, format!("{name} {complaint}\n")),
+            None => (0, String::new()),
+        };
+        assert_eq!((report.code, report.said), (Some(code), said));
+    }
+    Ok(())
+}
+
+const HISTOGRAM: &str = "meshfilter_test_durationroute=.=a;.;";
+const GAUGE: &str = "meshfilter_test_in_flightroute=.=a;.;";
+
+/// Records the number in header `x-value` in the histogram, and counts requests that are under way in the gauge.
+fn meter(dir: &Path) -> Result<HttpFilter> {
+    let (histogram, gauge) = (HISTOGRAM.len(), GAUGE.len());
+    let text = format!(
+        r#"(module
+        (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+        (import "env" "proxy_record_metric" (func $record (param i32 i64) (result i32)))
+        (import "env" "proxy_increment_metric" (func $increment (param i32 i64) (result i32)))
+        (import "env" "proxy_get_header_map_value" (func $header (param i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 100) "x-value")
+        (data (i32.const 200) "{HISTOGRAM}")
+        (data (i32.const 300) "{GAUGE}")
+        (func (export "proxy_abi_version_0_2_1"))
+        (func (export "_initialize"))
+        (func (export "proxy_on_memory_allocate") (param i32) (result i32) i32.const 1024)
+        (func (export "proxy_on_context_create") (param i32 i32))
+        (func (export "proxy_on_vm_start") (param i32 i32) (result i32)
+            (drop (call $define (i32.const 2) (i32.const 200) (i32.const {histogram}) (i32.const 0)))
+            (drop (call $define (i32.const 1) (i32.const 300) (i32.const {gauge}) (i32.const 4)))
+            i32.const 1)
+        (func $value (result i64) (local $at i32) (local $end i32) (local $value i64)
+            (drop (call $header (i32.const 0) (i32.const 100) (i32.const 7) (i32.const 12) (i32.const 16)))
+            (local.set $at (i32.load (i32.const 12)))
+            (local.set $end (i32.add (local.get $at) (i32.load (i32.const 16))))
+            (block $done (loop $digits
+                (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+                (local.set $value (i64.add (i64.mul (local.get $value) (i64.const 10))
+                    (i64.extend_i32_u (i32.sub (i32.load8_u (local.get $at)) (i32.const 48)))))
+                (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                (br $digits)))
+            local.get $value)
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (drop (call $increment (i32.load (i32.const 4)) (i64.const 1)))
+            (drop (call $record (i32.load (i32.const 0)) (call $value)))
+            (i32.const 0))
+        (func (export "proxy_on_done") (param i32) (result i32)
+            (drop (call $increment (i32.load (i32.const 4)) (i64.const -1)))
+            (i32.const 1)))"#
+    );
+    let path = dir.join("meter.wasm");
+    std::fs::write(&path, wat::parse_str(text)?)?;
+    Ok(HttpFilter::wasm("meter", path))
+}
+
+/// The setting for buckets sees a histogram by its whole name in Envoy, with the labels in it. Envoy keeps two digits
+/// of a value: 500 and 509 are the same to it. A bucket up to 500 takes both, and before Envoy 1.38 neither; and a sum
+/// is not exact.
+#[tokio::test]
+async fn a_histogram_has_its_buckets_and_two_digits_of_a_value_and_a_gauge_returns_to_zero() -> Result<()> {
+    let (upstream, dir) = (Upstream::start().await?, tempfile::tempdir()?);
+    let buckets = [10, 50, 100, 200, 500];
+    let envoy = Envoy::builder()
+        .cluster("up", upstream.addr())
+        .listener(Listener::http("in").filter(meter(dir.path())?).route(Route::cluster("up")))
+        .stats_tag("route", &kit::tag_regex("route"))
+        // The first that matches counts. This is the name without its labels, and matches nothing.
+        .histogram_buckets(json!({ "match": { "exact": "wasmcustom.meshfilter_test_duration" }, "buckets": [1] }))
+        .histogram_buckets(json!({ "match": { "prefix": "wasmcustom.meshfilter_test_duration" }, "buckets": buckets }))
+        .start()
+        .await?;
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    for value in [10, 11, 200, 209, 210, 500, 509, 510] {
+        let request = Request::get("/").header("x-value", value.to_string());
+        assert_eq!(envoy.send("in", &request).await?.status, 200);
+    }
+    let name = |end: &str| format!("meshfilter_test_duration{end}");
+    let of_route = |name: &str, value| sample(name, &envoy, &[("route", "a")], value);
+    comes_to(&prometheus, &name("_count"), &[of_route(&name("_count"), 8.0)]).await?;
+    let version = envoy.version().await?;
+    let [ten, two_hundred, five_hundred] = match version.starts_with("1.36.") || version.starts_with("1.37.") {
+        true => [0.0, 2.0, 5.0],
+        false => [1.0, 4.0, 7.0],
+    };
+    let some = [("10", ten), ("50", 2.0), ("100", 2.0), ("200", two_hundred), ("500", five_hundred), ("+Inf", 8.0)];
+    let wanted = some.map(|(le, value)| sample(&name("_bucket"), &envoy, &[("route", "a"), ("le", le)], value));
+    comes_to(&prometheus, &name("_bucket"), &wanted).await?;
+    let exact = 2159.0;
+    let near = |sum: f64| sum != exact && (sum / exact - 1.0).abs() < 0.05;
+    prometheus.wait_for(&name("_sum"), |samples| matches!(samples, [sum] if near(sum.value))).await?;
+    // A quarter of 8: the second, and that is the last of those up to 50.
+    let quantile = format!("histogram_quantile(0.25, {})", name("_bucket"));
+    comes_to(&prometheus, &quantile, &[of_route("", 50.0)]).await?;
+    let types = prometheus.types().await?;
+    assert_eq!((&*types[&name("")], &*types["meshfilter_test_in_flight"]), ("histogram", "gauge"));
+
+    // A gauge goes up and down, and stays listed at zero.
+    let gauge = "meshfilter_test_in_flight";
+    let is = async |value| comes_to(&prometheus, gauge, &[of_route(gauge, value)]).await;
+    is(0.0).await?;
+    // Longer than anybody waits; it is given up when it was seen.
+    let slow = Request::get("/").header("x-value", "1").header("x-reply", "pause=600000; head");
+    let under_way = async { envoy.send("in", &slow).await.map(|_| ()) };
+    tokio::select! {
+        ended = under_way => panic!("it ended: {ended:?}"),
+        seen = is(1.0) => seen?,
+    }
+    is(0.0).await
+}
+
+#[tokio::test]
+async fn rules_are_evaluated_and_wrong_ones_refused() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let envoy = traced(&upstream).await?;
+    requests(&envoy, 3, None).await?;
+    let dir = tempfile::tempdir()?;
+    let (good, wrong) = (dir.path().join("good.yaml"), dir.path().join("wrong.yaml"));
+    let rules = |expression: &str| {
+        json!({ "groups": [{ "name": "test", "rules": [
+            { "record": "outcome:requests:sum", "expr": expression },
+            { "alert": "ManyGenerated", "expr": "outcome:requests:sum{outcome=\"generated\"} > 2", "labels": { "severity": "page" } },
+            { "alert": "TooMany", "expr": "outcome:requests:sum > 3" },
+        ] }] })
+        .to_string()
+    };
+    std::fs::write(&good, rules("sum by (outcome) (meshfilter_trace_requests_total)"))?;
+    std::fs::write(&wrong, rules("sum by outcome"))?;
+    let report = promtool(&["check", "rules", good.to_str().unwrap()], "").await?;
+    assert!(report.code == Some(0) && report.said.contains("3 rules found"), "{report:?}");
+
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).rules(&good).start().await?;
+    let recorded = prometheus.wait_for("outcome:requests:sum", |samples| !samples.is_empty()).await?;
+    assert!(matches!(recorded.as_slice(), [one] if one.value == 3.0 && one.labels["outcome"] == "generated"));
+    prometheus.wait_for("ALERTS{alertstate=\"firing\"}", |alerts| !alerts.is_empty()).await?;
+    let alerts = prometheus.query("ALERTS").await?;
+    let names: Vec<&str> = alerts.iter().map(|alert| alert.labels["alertname"].as_str()).collect();
+    assert_eq!((names.as_slice(), alerts[0].labels["severity"].as_str()), (["ManyGenerated"].as_slice(), "page"));
+
+    let refused = Prometheus::builder().rules(&wrong).start().await.unwrap_err().to_string();
+    assert!(refused.contains("Prometheus has ended") && refused.contains("parse error"), "{refused}");
+    let missing = Prometheus::builder().rules(dir.path().join("none.yaml")).start().await.unwrap_err().to_string();
+    assert!(missing.contains("none.yaml"), "{missing}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn it_is_the_pinned_one_says_what_is_wrong_and_ends_with_its_value() -> Result<()> {
+    let pin = root().join(format!("test-harness/prometheus/{}.txt", prometheus::VERSION));
+    assert!(pin.is_file(), "no {}: `make prometheus` installs another version", pin.display());
+    let prometheus = Prometheus::builder().start().await?;
+    if std::env::var_os("PROMETHEUS").is_none_or(|directory| directory.is_empty()) {
+        let log = prometheus.log();
+        assert!(log.contains(&format!("version={}", prometheus::VERSION)), "{log}");
+    }
+    for (wrong, why) in [("sum by", "parse error"), ("up[1m]", "neither a number nor one for each series")] {
+        let said = format!("{:#}", prometheus.query(wrong).await.unwrap_err());
+        assert!(said.contains(why) && said.contains(wrong), "{said}");
+    }
+    assert_eq!(prometheus.query("no_such").await?, []);
+    let process = format!("/proc/{}/cmdline", prometheus.pid());
+    let command = std::fs::read_to_string(&process)?;
+    let home = command.split('\0').find(|argument| argument.ends_with("/data")).unwrap().to_owned();
+    assert!(Path::new(&home).is_dir());
+    drop(prometheus);
+    assert!(!Path::new(&process).exists() && !Path::new(&home).exists());
+    Ok(())
+}
