@@ -1,7 +1,8 @@
 //! What every case costs, counted in the emulated proxy: the same on every machine, so that a change is a decision.
 //!
 //! `test-harness/budgets.toml` has the figures; a test holds them to what is built, and `make budgets` writes the file
-//! anew, for review. Fuel is the interpreter's count of instructions: it is no speed, but it moves when the work does.
+//! anew, for review. Fuel is what the interpreter charges for the code that is entered (see `emulator::Tally`): it is no
+//! speed, and more than what ran, but it moves when the code does.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,7 +35,7 @@ pub struct Budget {
     pub bytes_in: u64,
     /// Bytes that come out of it.
     pub bytes_out: u64,
-    /// Instructions.
+    /// As the interpreter charges it.
     pub fuel: u64,
     /// Pages of 64 KiB by which memory grows.
     pub pages: u64,

@@ -68,7 +68,8 @@ pub struct Tally {
     pub bytes_in: u64,
     /// Bytes that the host read from the VM's memory.
     pub bytes_out: u64,
-    /// Instructions, as the interpreter counts them. It is no speed, but it is the same each time.
+    /// What the interpreter charges: one for each operator of a stretch of code that is entered, whether or not a branch
+    /// then skips it. So it is more than what ran, and no speed; but it is the same each time, and moves when the code does.
     pub fuel: u64,
     /// By how many pages of 64 KiB memories grew.
     pub pages: u64,
