@@ -62,7 +62,7 @@ bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks
 		$(if $(BENCH),$(BENCH),--write docs/benchmarks.json)
 	@$(if $(BENCH),,$(CARGO) run --quiet --locked --package xtask -- docs)
 
-soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60); fails if anything grows or breaks
+soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60, 42 at least); fails if anything grows or breaks
 	@$(CARGO) run --quiet --locked --package test-harness --bin soak -- \
 		$(if $(SECONDS),--seconds $(SECONDS),--minutes $(MINUTES)) $(SOAK)
 

@@ -214,7 +214,12 @@ impl<F: Filter> Guest for NativeVm<F> {
 /// # Panics
 /// When the module is not there: `make modules` builds it.
 pub fn both<F: Filter>(module: &str) -> [(&'static str, Rc<dyn Code>); 2] {
-    [("natively", Rc::new(Native::<F>(Worker::default()))), ("as a module", read(module))]
+    [("natively", native::<F>()), ("as a module", read(module))]
+}
+
+/// The filter's code natively.
+pub fn native<F: Filter>() -> Rc<dyn Code> {
+    Rc::new(Native::<F>(Worker::default()))
 }
 
 fn read(module: &str) -> Rc<dyn Code> {

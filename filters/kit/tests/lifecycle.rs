@@ -10,10 +10,10 @@
     reason = "a test that is wrong shall stop"
 )]
 
-use emulator::{Fault, Status};
+use emulator::{Fault, Plugin, Status};
 use kit::{
     Context, Filter, Flow, Headers, Next, Phases, Refusal, Reply, Vm,
-    testing::{Proxy, host, pairs},
+    testing::{Message, Proxy, host, native, pairs},
 };
 
 /// Counts requests in its state, answers where it is told to, and edits headers as a list of words says.
@@ -162,22 +162,16 @@ fn state_outlives_a_configuration_and_requests_end_with_the_one_they_began_with(
 
 #[test]
 fn plugins_of_one_vm_have_a_state_each() {
-    let (host, proxy) = host();
-    let vm = Vm::<Probe>::new();
-    for (root, name) in [(1, "one"), (2, "another")] {
-        proxy.set_property(&["plugin_name"], name);
-        proxy.fault(Fault::of("proxy_get_buffer_bytes").status(Status::OK).bytes(r#"{"name": "a"}"#));
-        vm.create_context(&host, root, 0);
-        assert!(vm.configure(&host, root));
+    let (proxy, code) = (emulator::Proxy::new(1, 1), native::<Probe>());
+    for name in ["one", "two"] {
+        proxy.push(name, [Plugin::new(name, &code).configuration(format!(r#"{{"name": "{name}"}}"#))]).unwrap();
     }
-    proxy.clear_faults();
-    // There is no stream in this host: what the filter saw is told by what it counted.
-    for (id, root) in [(3, 1), (4, 1), (5, 2)] {
-        vm.create_context(&host, id, root);
-        proxy.fault(Fault::of("proxy_set_property").status(Status::OK));
-        vm.request_headers(&host, id);
-    }
-    assert_eq!(vm.held(), (3, 2));
+    assert_eq!(proxy.vms().len(), 3, "base, main, worker: they share them");
+    let by = |chain: &str| {
+        let done = proxy.exchange(chain, 0, &Message::new([(":path", "/")]), &Message::new([(":status", "200")]));
+        String::from_utf8(done.filter_state["wasm.by"].clone()).unwrap()
+    };
+    assert_eq!([by("one"), by("one"), by("two"), by("one")], ["one 1", "one 2", "two 1", "one 3"]);
 }
 
 #[test]

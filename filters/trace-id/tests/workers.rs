@@ -68,6 +68,16 @@ fn no_two_workers_make_the_same_ids_nor_does_a_vm_that_was_started_again() {
             }
         };
         draw(50);
+        if how == "as a module" {
+            // Too little fuel is a trap; native code has none to run out of.
+            proxy.set_fuel_limit(10);
+            for worker in 0..4 {
+                assert_eq!(send(&proxy, worker, &[]).reply.unwrap().status, 503);
+            }
+            proxy.set_fuel_limit(2_000_000_000);
+            draw(50);
+            assert_eq!(proxy.reloads().success, 4);
+        }
         // New VMs, at the very same time.
         proxy.remove("in");
         proxy.push("in", [plugin()]).unwrap();

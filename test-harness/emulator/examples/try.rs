@@ -15,9 +15,11 @@ fn show(title: &str, pairs: Option<&Pairs>) {
     }
 }
 
+#[allow(clippy::string_slice, clippy::arithmetic_side_effects, reason = "an example; the places are of a colon")]
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (Some(path), configuration) = (arguments.next(), arguments.next().unwrap_or_default()) else {
+    let path = arguments.next().filter(|path| !path.starts_with('-'));
+    let (Some(path), configuration) = (path, arguments.next().unwrap_or_default()) else {
         eprintln!("usage: try <module.wasm> [<configuration> [<name: value> …]]");
         return ExitCode::FAILURE;
     };
@@ -33,9 +35,19 @@ fn main() -> ExitCode {
     let start = proxy.take_tally();
 
     let headers: Vec<String> = arguments.collect();
-    let fields = headers.iter().filter_map(|header| header.split_once(':')).map(|(name, value)| (name, value.trim()));
+    let mut fields = Vec::new();
+    for header in &headers {
+        // The colon of a name such as `:path` is none that ends it.
+        let Some((name, value)) = header[1.min(header.len())..].find(':').map(|at| header.split_at(at + 1)) else {
+            eprintln!("{header:?} is no header: give `name: value`");
+            return ExitCode::FAILURE;
+        };
+        fields.push((name.to_ascii_lowercase(), value[1..].trim().to_owned()));
+    }
+    let given = |name: &str| fields.iter().any(|(other, _)| other == name);
     let pseudo = [(":method", "GET"), (":path", "/"), (":authority", "example.com")];
-    let request = Message::new(pseudo.into_iter().chain(fields));
+    let pseudo = pseudo.into_iter().filter(|(name, _)| !given(name)).map(|(name, value)| (name.into(), value.into()));
+    let request = Message::new(pseudo.collect::<Vec<(String, String)>>().into_iter().chain(fields.clone()));
     if pushed.is_ok() {
         let done = proxy.exchange("in", 0, &request, &Message::new([(":status", "200")]).chunk("ok"));
         show("upstream got", done.upstream.headers.as_ref());

@@ -54,6 +54,8 @@ struct Flow {
     open: bool,
     /// What was kept out of the plugin's sight.
     aside: Vec<u8>,
+    /// While the plugin is asked what to do with the headers: whether they are all.
+    asked: Option<bool>,
 }
 
 /// A plugin's part of a stream.
@@ -232,6 +234,8 @@ impl Proxy {
         });
         let entered = match context {
             Some(context) => self.enter(vm, callback(context)),
+            // It has not heard of the stream, and the proxy does not begin in the middle; unless it could not hear.
+            None if !self.0.borrow().vms[vm].failed => return Said::Next,
             None => Entered::Failed,
         };
         let policy = self.0.borrow().roots[root].plugin.failure;
@@ -294,6 +298,7 @@ impl Proxy {
         }
         let count = self.with(id, |stream| {
             stream.legs[leg].open[map] = true;
+            stream.legs[leg].flows[way as usize].asked = Some(end);
             stream.maps[map].as_ref().map_or(0, Vec::len) as u32
         });
         let end_flag = u32::from(end);
@@ -305,6 +310,7 @@ impl Proxy {
             let world = self.0.borrow();
             world.roots[world.streams[&id].legs[leg].root].plugin.stop_iteration
         };
+        self.with(id, |stream| stream.legs[leg].flows[way as usize].asked = None);
         self.with(id, |stream| match said {
             Said::Next => {
                 stream.legs[leg].open[map] = false;
@@ -481,7 +487,7 @@ impl Proxy {
         });
         let Some((at, stopped, held, bytes)) = found else { return };
         match stopped {
-            Stopped::No => {}
+            Stopped::No => self.resume_in_vain(id, leg, way, at),
             Stopped::Headers { end, all: true } => {
                 self.pass(id, way, at + 1, Item::Headers { end });
                 for item in merged(held) {
@@ -500,6 +506,23 @@ impl Proxy {
                 self.pass_kept(id, way, at, (false, bytes));
                 self.pass(id, way, at + 1, Item::Trailers);
             }
+        }
+    }
+
+    /// A plugin lets go on what it does not hold. The real proxy does not ignore that: parts may go on twice.
+    fn resume_in_vain(&self, id: u64, leg: usize, way: Way, at: usize) {
+        let (vm, root, asked) = self.with(id, |stream| {
+            let leg = &stream.legs[leg];
+            (leg.vm, leg.root, leg.flows[way as usize].asked)
+        });
+        let mut world = self.0.borrow_mut();
+        let plugin = world.roots[root].plugin.name.clone();
+        let text = format!("{way:?} continued that the plugin does not hold: the proxy may play parts of it twice");
+        world.say(vm, &plugin, 4, text);
+        drop(world);
+        // From within the callback of the headers they go on at once, and then once more, or stay, as it returns.
+        if let Some(end) = asked {
+            self.pass(id, way, at + 1, Item::Headers { end });
         }
     }
 

@@ -42,8 +42,7 @@
 //!
 //! What would kill the real proxy, such as a reply in the log phase, is a panic.
 //!
-//! Not played: gRPC calls (they fail as unimplemented), ABI 0.1.0, metadata callbacks, capability restrictions,
-//! properties that outlive their request, filters other than Proxy-Wasm, what the proxy does between two filters (codecs, routing, retries), and threads that truly run at once.
+//! What it does not play, the README says.
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 #![allow(
     clippy::unwrap_used,

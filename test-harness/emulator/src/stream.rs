@@ -26,6 +26,8 @@ pub struct Exchange {
 }
 
 /// A request on its way. Its phases come when the test says so, in any order, and several streams may be under way.
+///
+/// One that is dropped unfinished stays under way, as that of a client that hangs: its context and its plugins' roots stay.
 #[derive(Clone)]
 pub struct HttpStream(Rc<Handle>);
 
@@ -243,6 +245,9 @@ impl TcpStream {
     }
 
     fn tell(&self, callback: impl Fn(u32) -> Callback) {
+        if self.0.with(|stream| stream.over) {
+            return;
+        }
         let contexts =
             self.0.with(|stream| stream.legs.iter().filter_map(|leg| Some((leg.vm, leg.context?))).collect::<Vec<_>>());
         for (vm, context) in contexts {

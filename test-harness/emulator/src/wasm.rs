@@ -22,11 +22,14 @@ pub struct Module {
 
 impl Module {
     /// Loads a module, as the proxy does: version 0.2.0 or 0.2.1 of the ABI, and no import that Envoy 1.36 does not
-    /// offer. (Binary; with the feature `wat` of wasmi, text as well.)
+    /// offer.
     ///
     /// # Errors
     /// Why the proxy would refuse it.
     pub fn parse(bytes: &[u8]) -> Result<Rc<dyn Code>, String> {
+        if !bytes.starts_with(b"\0asm") {
+            return Err("no module: it does not begin as WebAssembly does".to_owned());
+        }
         let mut config = Config::default();
         // Translating while it runs would be counted as if the module had run longer.
         config.consume_fuel(true).compilation_mode(CompilationMode::Eager);
@@ -39,8 +42,7 @@ impl Module {
                 "wasi_snapshot_preview1" | "wasi_unstable" => &WASI,
                 _ => &[],
             };
-            let bare = if import.module() == "env" { name.strip_prefix("proxy_").unwrap_or_default() } else { name };
-            let Some((_, parameters)) = table.iter().find(|(known, _)| *known == bare) else {
+            let Some((_, parameters)) = table.iter().find(|(known, _)| *known == name) else {
                 return Err(format!("it imports {}.{name}, which the proxy does not have", import.module()));
             };
             let results = if name == "proc_exit" { "" } else { "i" };
@@ -220,11 +222,17 @@ impl Call<'_> {
         if name == "proc_exit" {
             return Err(wasmi::Error::new(format!("the module exits with {}", self.u32(0))));
         }
+        let table: &[(&'static str, &str)] = if name.starts_with("proxy_") { &HOSTCALLS } else { &WASI };
+        let Some((name, _)) = table.iter().find(|(known, _)| *known == name) else { return Ok(ENOSYS) };
+        let before = host.counted();
         let code = match name.strip_prefix("proxy_") {
-            Some(name) => self.hostcall(&host, name),
-            None => return Ok(self.wasi(&host, name)),
+            Some(bare) => self.hostcall(&host, bare).err().unwrap_or(Status::OK).0,
+            None => self.wasi(&host, name),
         };
-        Ok(code.err().unwrap_or(Status::OK).0)
+        if host.counted() == before {
+            host.count_call(name);
+        }
+        Ok(code)
     }
 
     fn u32(&self, at: usize) -> u32 {
@@ -376,12 +384,17 @@ impl Call<'_> {
     }
 
     /// WASI, as much of it as there is; the number is its errno.
-    fn wasi(&mut self, host: &Host, name: &str) -> u32 {
+    fn wasi(&mut self, host: &Host, name: &'static str) -> u32 {
         let errno = |answer: Answer| match answer {
             Ok(()) => 0,
             Err(Status::INVALID_MEMORY_ACCESS) => EFAULT,
             Err(status) => status.0,
         };
+        if !["random_get", "clock_time_get", "fd_write"].contains(&name)
+            && let Err(status) = host.wasi(name)
+        {
+            return status.0;
+        }
         match name {
             "random_get" => {
                 let (place, length) = (self.u32(0), self.u32(1) as usize);
@@ -434,7 +447,7 @@ impl Call<'_> {
         let level = match self.u32(0) {
             1 => 2,
             2 => 4,
-            _ => return Ok(EBADF),
+            _ => return host.wasi("fd_write").map(|()| EBADF),
         };
         let mut text = Vec::new();
         for at in 0..self.u32(2) {
@@ -443,8 +456,10 @@ impl Call<'_> {
             text.extend(self.slice(word(0), word(4))?);
         }
         let written = text.len() as u32;
-        if written > 0 {
-            host.log(level, text.strip_suffix(b"\n").unwrap_or(&text))?;
+        match text.strip_suffix(b"\n").unwrap_or(&text) {
+            // Nothing is no line.
+            [] if written == 0 => host.wasi("fd_write")?,
+            line => host.write(level, line)?,
         }
         self.give_u32(3, Some(written)).map(|()| 0)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use crate::abi::{Answer, MetricKind, Pairs, Status};
+use crate::abi::{Answer, HOSTCALLS, MetricKind, Pairs, Status, WASI};
 use crate::chain::Stream;
 use crate::plugin::Plugin;
 use crate::{Guest, Message};
@@ -107,14 +107,19 @@ impl fmt::Debug for Fault {
 
 impl Fault {
     /// In place of this call: the name of the import, such as `proxy_get_property` or `random_get`. It fails with
-    /// [`Status::INTERNAL_FAILURE`], each time, until told otherwise.
+    /// [`Status::INTERNAL_FAILURE`], each time, until told otherwise. For WASI the status is its errno.
+    ///
+    /// # Panics
+    /// When no import has that name: a fault that never comes would make a test that cannot fail.
     pub fn of(call: &'static str) -> Self {
-        Self { call: Some(call), status: Status::INTERNAL_FAILURE, bytes: None, after: 0, times: u64::MAX }
+        let known = HOSTCALLS.iter().chain(&WASI).any(|(known, _)| *known == call);
+        assert!(known, "no import is called `{call}`; they are as `proxy_get_property` and `random_get`");
+        Self { call: Some(call), ..Self::any() }
     }
 
     /// In place of every call.
     pub fn any() -> Self {
-        Self { call: None, ..Self::of("") }
+        Self { call: None, status: Status::INTERNAL_FAILURE, bytes: None, after: 0, times: u64::MAX }
     }
 
     /// Answers with this status. With [`Status::OK`] the call does nothing and says that it did.
@@ -342,6 +347,15 @@ impl World {
             buffer_limit: 1 << 20,
             reloads: Reloads::default(),
             death: None,
+        }
+    }
+
+    /// Writes to the log for the plugin that the VM is in, if the level is one that is written.
+    pub(crate) fn write_log(&mut self, vm: usize, level: u32, text: &[u8]) {
+        if level >= self.log_level {
+            let root = self.root_of(vm, self.context(vm));
+            let plugin = root.map_or(String::new(), |root| self.roots[root].plugin.name.clone());
+            self.say(vm, &plugin, level, String::from_utf8_lossy(text).into_owned());
         }
     }
 

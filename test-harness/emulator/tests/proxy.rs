@@ -616,6 +616,69 @@ fn faults_come_when_they_are_told_to() {
 }
 
 #[test]
+#[should_panic(expected = "no import is called `proxy_get_shard_data`")]
+fn a_fault_that_could_never_come_is_refused() {
+    let _ = Fault::of("proxy_get_shard_data");
+}
+
+#[test]
+fn what_answers_a_call_may_look_at_the_proxy() {
+    let world = world(1, |host, callback| {
+        if let Callback::RequestHeaders { .. } = callback {
+            let head = encode_pairs(&pairs([(":method", "GET"), (":path", "/"), (":authority", "a")]));
+            host.http_call(b"up", &head, b"", b"", 0).unwrap();
+            assert_eq!(host.foreign_function(b"time", b"").unwrap().unwrap(), 1_700_000_000_u64.to_le_bytes());
+        }
+        Ok(fine(callback))
+    });
+    let (clock, calls) = (world.proxy.clone(), world.proxy.clone());
+    world.proxy.foreign_function("time", move |_| Ok((clock.now_ns() / 1_000_000_000).to_le_bytes().to_vec()));
+    world.proxy.cluster("up", move |_| {
+        assert_eq!(calls.calls().len(), 1);
+        Some((Duration::ZERO, CallEnd::Reset))
+    });
+    world.proxy.push("in", [world.plugin()]).unwrap();
+    drop(world.proxy.exchange("in", 0, &get(), &ok()));
+    world.proxy.advance(Duration::ZERO);
+    assert_eq!(world.proxy.calls(), []);
+}
+
+#[test]
+fn a_stream_that_a_plugin_did_not_see_begin_passes_it_by() {
+    let world = world(1, |_, callback| Ok(fine(callback)));
+    world.proxy.push("in", [world.plugin()]).unwrap();
+    world.entries(|_| true);
+    let stream = world.proxy.http("in", 0);
+    stream.request_body("early", false);
+    assert_eq!(world.entries(|_| true), []);
+    assert_eq!((stream.upstream().body(), stream.reply()), (b"early".to_vec(), None));
+    // And a connection that is closed hears nothing more.
+    let connection = world.proxy.tcp("in", 0);
+    connection.close(Peer::Local);
+    world.entries(|_| true);
+    connection.upstream_data("late", true);
+    assert_eq!(world.entries(|_| true), []);
+}
+
+#[test]
+fn a_plugin_that_continues_what_it_does_not_hold_is_told_of() {
+    let world = world(1, |host, callback| {
+        if let Callback::RequestHeaders { context: 3, .. } = callback {
+            host.continue_stream(0).unwrap();
+        }
+        Ok(fine(callback))
+    });
+    let both = [world.plugin(), world.plugin().configuration("next")];
+    world.proxy.push("in", both).unwrap();
+    world.entries(|_| true);
+    let stream = world.proxy.http("in", 0);
+    stream.request(&get());
+    let heard = world.entries(|_| true).iter().filter(|callback| callback.name() == "proxy_on_request_headers").count();
+    assert_eq!(heard, 3, "the first once, the second twice");
+    assert!(world.proxy.log().iter().any(|line| line.level == 4 && line.text.contains("does not hold")));
+}
+
+#[test]
 fn a_connection_is_told_of_both_sides_and_logged_when_it_is_closed() {
     let world = world(1, |host, callback| {
         Ok(match callback {
@@ -688,7 +751,9 @@ fn wat(body: &str) -> Result<Rc<dyn Code>, String> {
 #[test]
 fn a_module_that_the_proxy_would_not_load_is_refused() {
     let why = |code: Result<Rc<dyn Code>, String>| code.err().unwrap();
-    assert!(why(Module::parse(b"nonsense")).contains("no module"));
+    for wrong in [&b"nonsense"[..], b"", b"\0asm", b"(module)"] {
+        assert!(why(Module::parse(wrong)).starts_with("no module: "));
+    }
     assert!(why(Module::parse(&wat::parse_str("(module)").unwrap())).contains("proxy_abi_version_0_2_1"));
     let import = |module: &str, name: &str| wat(&format!(r#"(import "{module}" "{name}" (func (result i32)))"#));
     assert!(
@@ -710,6 +775,35 @@ fn a_module_may_hardly_call_anything_while_it_starts() {
     assert!(refused.why.contains("may not be called while the module starts"), "{refused}");
     let log = r#"(import "env" "proxy_log" (func $f (param i32 i32 i32) (result i32)))"#;
     starts("(drop (call $f (i32.const 2) (i32.const 0) (i32.const 0)))", log).unwrap();
+}
+
+#[test]
+fn wasi_and_what_points_nowhere_are_counted_and_made_to_fail_like_the_rest() {
+    let code = wat(r#"(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+           (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+           (import "env" "proxy_set_shared_data" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+           (data (i32.const 0) "\10\00\00\00\05\00\00\00........hello")
+           (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+             (i32.store8 (i32.const 64) (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 80)))
+             (i32.store8 (i32.const 65) (call $sizes (i32.const 84) (i32.const 88)))
+             (i32.store8 (i32.const 66) (call $set (i32.const -9) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 0)))
+             (drop (call $set (i32.const 64) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0)))
+             i32.const 0)"#);
+    let proxy = Proxy::new(1, 1);
+    proxy.push("in", [Plugin::new("test", &code.unwrap())]).unwrap();
+    let answers = || {
+        drop(proxy.take_tally());
+        drop(proxy.exchange("in", 0, &get(), &ok()));
+        let counted = proxy.take_tally().hostcalls;
+        let names = ["fd_write", "environ_sizes_get", "proxy_set_shared_data", "proxy_log"];
+        let counts = names.map(|name| counted.get(name).copied().unwrap_or(0));
+        (proxy.all_shared_data("").into_keys().collect::<Vec<_>>(), counts)
+    };
+    assert_eq!(answers(), (vec![vec![0, 0, 6]], [1, 1, 2, 0]));
+    assert_eq!(proxy.log().last().unwrap().text, "hello");
+    proxy.fault(Fault::of("fd_write").status(Status(29)));
+    proxy.fault(Fault::of("environ_sizes_get").status(Status(52)));
+    assert_eq!(answers(), (vec![vec![0, 0, 6], vec![29, 52, 6]], [1, 1, 2, 0]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use owo_colors::OwoColorize;
 use serde_json::json;
 use test_harness::Request;
@@ -68,17 +68,20 @@ fn options() -> Result<Options> {
     let mut options = Options { settings: Settings::default(), subjects: subjects() };
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
+        ensure!(
+            ["--minutes", "--seconds", "--connections", "--leak"].contains(&option.as_str()),
+            "unknown option {option}: there are --minutes, --seconds, --connections, --leak"
+        );
         let value = args.next().with_context(|| format!("{option} needs a value"))?;
         let number: u32 = value.parse().with_context(|| format!("{option} {value}"))?;
         match option.as_str() {
             "--minutes" => options.settings.duration = Duration::from_secs(u64::from(number) * 60),
             "--seconds" => options.settings.duration = Duration::from_secs(u64::from(number)),
             "--connections" => options.settings.connections = usize::try_from(number)?,
-            "--leak" => {
+            _ => {
                 LEAK.get_or_init(|| number);
                 options.subjects.push(leaking());
             }
-            _ => bail!("unknown option {option}: there are --minutes, --seconds, --connections, --leak"),
         }
     }
     Ok(options)

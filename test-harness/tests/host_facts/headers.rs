@@ -375,6 +375,58 @@ pub async fn some_names_have_one_value_with_commas<W: World>() -> Result<()> {
     Ok(())
 }
 
+/// Which names these are, by direction; those that no request could go on with are left out, and so are the pseudo headers.
+pub async fn the_names_with_one_value_are_others_in_requests_and_responses<W: World>() -> Result<()> {
+    const REQUEST: &str = "accept accept-encoding access-control-request-method authorization cache-control expect \
+        grpc-timeout keep-alive origin proxy-connection referer user-agent via x-client-trace-id \
+        x-envoy-decorator-operation x-envoy-external-address x-envoy-original-path x-envoy-retry-on \
+        x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-request-id";
+    const RESPONSE: &str = "cache-control date etag grpc-message grpc-status keep-alive location proxy-connection server \
+        vary via x-envoy-decorator-operation x-envoy-upstream-service-time x-request-id";
+    const NEITHER: &str =
+        "cookie accept-language traceparent tracestate b3 server-timing set-cookie x-b3-traceid forwarded";
+    let names: Vec<&str> = [REQUEST, RESPONSE, NEITHER]
+        .iter()
+        .flat_map(|names| names.split(' '))
+        .filter(|name| !name.is_empty())
+        .collect();
+    let steps = |map: &str| -> Vec<Value> {
+        let each = |name: &&str| {
+            [
+                json!(["remove_header", map, name]),
+                json!(["add_header", map, name, "1"]),
+                json!(["add_header", map, name, "2"]),
+                json!(["get_header", map, name]),
+                json!(["remove_header", map, name]),
+            ]
+        };
+        names.iter().flat_map(each).collect()
+    };
+    let script = json!({ "request_headers": steps("request"), "response_headers": steps("response") });
+    let world = W::start(&Scene::new([Site::of("p", script)])).await?;
+    world.send("p", &Request::get("/")).await?;
+    for (on, once) in [("request_headers", REQUEST), ("response_headers", RESPONSE)] {
+        let steps = world.steps("p", on).await?;
+        for (name, done) in names.iter().zip(steps.as_array().unwrap().chunks(5)) {
+            let one = once.split(' ').any(|other| other == *name);
+            assert_eq!(done[3], json!(["get_header", 0, if one { "1,2" } else { "1" }]), "{name} in {on}");
+        }
+    }
+    Ok(())
+}
+
+/// A plugin that continues the request from within its headers, and does not hold it: they go on twice.
+pub async fn headers_that_are_continued_and_not_held_go_on_twice<W: World>() -> Result<()> {
+    let first = json!({ "request_headers": [["continue", "request"]] });
+    let second = json!({ "request_headers": [["get_header", "request", "x-q"]] });
+    let chain = [Plugin::new("first", first), Plugin { vm_id: "another", ..Plugin::new("second", second) }];
+    let world = W::start(&Scene::new([Site::new("in", chain)])).await?;
+    let _ = world.send("in", &Request::get("/").header("x-q", "1")).await;
+    let heard = world.seen("second", "request_headers", 2).await?;
+    assert_eq!(heard.len(), 2);
+    Ok(())
+}
+
 /// In `log` the headers are those that went out, whoever changed them since.
 pub async fn on_log_sees_what_others_wrote_later<W: World>() -> Result<()> {
     let look = json!([["get_header", "request", "x-q"], ["get_header", "response", "x-r"]]);

@@ -64,6 +64,8 @@ facts! {
         a_write_of_a_request_header_clears_the_route
         trailers_can_be_read_and_written_in_their_phase
         some_names_have_one_value_with_commas
+        the_names_with_one_value_are_others_in_requests_and_responses
+        headers_that_are_continued_and_not_held_go_on_twice
         on_log_sees_what_others_wrote_later
     }
     bodies {
