@@ -389,6 +389,8 @@ async fn hold_an_envoy_until_killed() -> Result<()> {
 
 #[tokio::test]
 async fn an_envoy_ends_with_a_killed_test_process() -> Result<()> {
+    // Without one, the other process would say so and this one not.
+    test_harness::envoy::binary()?;
     let dir = tempfile::tempdir()?;
     let mut test = Command::new(std::env::current_exe()?)
         // Who is killed leaves its files behind.
