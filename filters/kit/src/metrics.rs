@@ -153,7 +153,12 @@ impl Metrics {
         }
         if self.defined >= self.max && !row.overflow {
             let overflow = self.overflow(metric.labels.len());
-            return self.id(host, metric, overflow);
+            let id = self.id(host, metric, overflow);
+            // For good, also under a later limit: what a gauge went up by, it has to come down by.
+            if let Some(row) = self.rows.get_mut(labels.0) {
+                row.ids.push((address, id));
+            }
+            return id;
         }
         // One that cannot be defined is not asked for again: not per request.
         let id = host.define_metric(metric.kind, &metric.series(&values(&row.key))).ok();
@@ -259,6 +264,21 @@ mod tests {
         assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=b;.;how=.=well;.;"), Some(1));
         assert_eq!(value(&proxy, "meshfilter_alsowho=.=b;.;how=.=well;.;"), None);
         assert_eq!(value(&proxy, "meshfilter_alsowho=.=overflow;.;how=.=overflow;.;"), Some(1));
+    }
+
+    #[test]
+    fn what_went_up_over_the_limit_comes_down_there_under_another_limit() {
+        static LEVEL: Metric =
+            Metric { kind: MetricKind::Gauge, name: "meshfilter_level", help: "Level.", labels: &["who", "how"] };
+        let (host, proxy) = host();
+        let mut metrics = Metrics::bounded(1);
+        let labels = metrics.labels(&["a", "well"]);
+        metrics.add_to(&host, &SEEN, labels, 1);
+        metrics.add_to(&host, &LEVEL, labels, 1);
+        metrics.limit(10);
+        metrics.add_to(&host, &LEVEL, labels, -1);
+        assert_eq!(value(&proxy, "meshfilter_levelwho=.=overflow;.;how=.=overflow;.;"), Some(0));
+        assert_eq!(value(&proxy, "meshfilter_levelwho=.=a;.;how=.=well;.;"), None);
     }
 
     #[test]

@@ -128,6 +128,11 @@ macro_rules! compose {
                     ),+})
                 }
 
+                fn max_series(&self) -> usize {
+                    // Of those that are there; with none of them nothing is counted.
+                    [$(self.$name.as_ref().map_or(0, Filter::max_series)),+].into_iter().max().unwrap_or_default()
+                }
+
                 fn metrics() -> $crate::prelude::Vec<&'static Metric> {
                     [$(<$filter>::metrics()),+].concat()
                 }

@@ -44,7 +44,14 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             role: Role::Alone,
-            labels: vec![Label::Direction, Label::Protocol, Label::Method, Label::Code, Label::GrpcCode, Label::Route],
+            labels: vec![
+                Label::Direction,
+                Label::Protocol,
+                Label::Method,
+                Label::Code,
+                Label::GrpcStatus,
+                Label::Route,
+            ],
             code: Code::Class,
             unit: Unit::Ms,
             max_series: Bounded::new(1000).unwrap_or(Bounded::LEAST),
@@ -86,8 +93,8 @@ pub enum Label {
     /// The status, as `code` has it.
     Code,
     /// The status of gRPC, 0 to 16, in gRPC alone.
-    GrpcCode,
-    /// Why it failed, in a word: `timeout`, `no_upstream`, `upstream_reset`, `client_gone`, `no_route`, `limited`, `local`.
+    GrpcStatus,
+    /// Why it failed, in a word: `timeout`, `no_upstream`, `upstream_reset`, `client_gone`, `no_route`, `limited`, `retries`, `local`.
     Failure,
     /// The route's name.
     Route,

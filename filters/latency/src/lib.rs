@@ -21,23 +21,23 @@ macro_rules! metrics {
 }
 
 /// The labels that configuration chooses from, in the order of the series' names.
-const LABELS: &[&str] = &["direction", "protocol", "method", "code", "grpc_code", "failure", "route", "cluster"];
+const LABELS: &[&str] = &["direction", "protocol", "method", "code", "grpc_status", "failure", "route", "cluster"];
 /// The labels of what is under way: known from the first moment.
 const UNDER_WAY: &[&str] = &["direction"];
 
 metrics! {
     /// Of requests that are no streams.
     DURATION_MS Histogram "meshfilter_request_duration_milliseconds"
-        "Time from a request's first byte to its end, without streams." LABELS;
+        "Time from a request's headers to its end, without streams." LABELS;
     /// The same, the finer unit.
     DURATION_US Histogram "meshfilter_request_duration_microseconds"
-        "Time from a request's first byte to its end, without streams." LABELS;
+        "Time from a request's headers to its end, without streams." LABELS;
     /// Of requests and streams.
     TTFB_MS Histogram "meshfilter_request_first_byte_milliseconds"
-        "Time from a request's first byte to its response's headers, streams included." LABELS;
+        "Time from a request's headers to its response's headers, streams included." LABELS;
     /// The same, the finer unit.
     TTFB_US Histogram "meshfilter_request_first_byte_microseconds"
-        "Time from a request's first byte to its response's headers, streams included." LABELS;
+        "Time from a request's headers to its response's headers, streams included." LABELS;
     /// WebSockets, server-sent events and what configuration calls a stream.
     STREAM_MS Histogram "meshfilter_stream_duration_milliseconds" "How long streams lived." LABELS;
     /// The same, the finer unit.
@@ -209,7 +209,7 @@ fn place(label: Label) -> usize {
         Label::Protocol => 1,
         Label::Method => 2,
         Label::Code => 3,
-        Label::GrpcCode => 4,
+        Label::GrpcStatus => 4,
         Label::Failure => 5,
         Label::Route => 6,
         Label::Cluster => 7,
@@ -224,6 +224,7 @@ fn us(ns: u64) -> u64 {
 /// Parts of a request's time, in microseconds; what is not known is not there.
 #[derive(Clone, Copy, Default)]
 struct Parts {
+    start_ns: u64,
     total: u64,
     first_byte: Option<u64>,
     upstream: Option<u64>,
@@ -255,7 +256,7 @@ impl Latency {
     }
 
     fn log_connection(&self, cx: &mut Context<'_, Self>, now_ns: u64) {
-        let failure = self.failure(cx.host);
+        let failure = self.failure(cx.host, false);
         let cluster = self.name(cx.host, Label::Cluster);
         let chosen = |label, value| if self.chose(label) { value } else { "" };
         let labels = cx.metrics.labels(&[
@@ -268,11 +269,11 @@ impl Latency {
             "",
             &cluster,
         ]);
-        let total = us(now_ns.saturating_sub(cx.stream.start_ns));
+        let parts = self.parts(cx, now_ns);
         cx.metrics.add_to(cx.host, &CLOSED, labels, 1);
-        self.record(cx, labels, [&CONNECTION_MS, &CONNECTION_US], total);
+        self.record(cx, labels, [&CONNECTION_MS, &CONNECTION_US], parts.total);
         self.count_bytes(cx, labels);
-        let _ = cx.host.set_filter_state("latency.total_us", itoa::Buffer::new().format(total).as_bytes());
+        self.publish(cx, parts);
     }
 
     fn log_request(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>, now_ns: u64) {
@@ -290,7 +291,7 @@ impl Latency {
         let parts = self.parts(cx, now_ns);
         let status = outcome::status(response);
         let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
-        let failure = self.failure(cx.host);
+        let failure = self.failure(cx.host, status == Some(504) || grpc == Some(4));
 
         let code = match self.config.code {
             Code::Class => String::new(),
@@ -300,7 +301,7 @@ impl Latency {
             Code::Class => outcome::class(status),
             Code::Exact => &code,
         };
-        let grpc_code = grpc.and_then(|code| u16::try_from(code).ok()).map(outcome::digits).unwrap_or_default();
+        let grpc_status = grpc.and_then(|code| u16::try_from(code).ok()).map(outcome::digits).unwrap_or_default();
         let cluster = self.name(cx.host, Label::Cluster);
         let chosen = |label, value| if self.chose(label) { value } else { "" };
         let labels = cx.metrics.labels(&[
@@ -308,7 +309,7 @@ impl Latency {
             chosen(Label::Protocol, protocol.name()),
             chosen(Label::Method, outcome::method(request.get(":method"))),
             chosen(Label::Code, code),
-            chosen(Label::GrpcCode, &grpc_code),
+            chosen(Label::GrpcStatus, &grpc_status),
             chosen(Label::Failure, failure),
             chosen(Label::Route, &route),
             &cluster,
@@ -337,29 +338,39 @@ impl Latency {
         String::from_utf8(name).unwrap_or_default()
     }
 
-    /// Looked at only where it says something: as a label, or to judge by.
-    fn failure(&self, host: &dyn Host) -> &'static str {
+    /// Looked at only where it says something: as a label, or to judge by. `late`: the reply is one of a time that ran out.
+    fn failure(&self, host: &dyn Host, late: bool) -> &'static str {
         if !self.chose(Label::Failure) && self.config.slo.is_empty() && self.config.apdex.is_none() {
             return "";
         }
-        host.number(&["response", "flags"]).map_or("", outcome::failure)
+        match host.number(&["response", "flags"]) {
+            // The longest duration of a stream, a gRPC deadline among them, ends without a flag.
+            Some(0) if late => match host.property(&["response", "code_details"]) {
+                Ok(details) if *details == *b"max_duration_timeout" => outcome::TIMEOUT,
+                _ => "",
+            },
+            flags => flags.map_or("", outcome::failure),
+        }
     }
 
     fn parts(&self, cx: &mut Context<'_, Self>, now_ns: u64) -> Parts {
-        let mut start_ns = cx.stream.start_ns;
-        if start_ns == 0 {
-            // A filter in front answered, and this one hears of it only now.
-            start_ns = cx.host.number(&["request", "time"]).and_then(|time| u64::try_from(time).ok()).unwrap_or(now_ns);
-        }
         let number = |path: &[&str]| cx.host.number(path).and_then(|number| u64::try_from(number).ok());
-        let upstream = number(&["response", "backend_latency"]).map(us);
+        if cx.stream.start_ns == 0 {
+            // A filter in front answered, and this one hears of it only now.
+            cx.stream.start_ns = number(&["request", "time"]).unwrap_or(now_ns);
+        }
+        let Stream { start_ns, first_ns, tcp, .. } = *cx.stream;
+        // 0 where nobody went for an upstream: then there is no pool to ask for either.
+        let attempts = number(&["upstream", "request_attempt_count"]).filter(|attempts| *attempts > 0);
+        let asked = |path| attempts.and_then(|_| number(path)).map(us);
         Parts {
+            start_ns,
             total: us(now_ns.saturating_sub(start_ns)),
-            first_byte: (cx.stream.first_ns != 0).then(|| us(cx.stream.first_ns.saturating_sub(start_ns))),
-            upstream,
-            // Without an upstream there is no pool and no attempt to ask for.
-            pool: upstream.and_then(|_| number(&["upstream", "cx_pool_ready_duration"]).map(us)),
-            attempts: upstream.and_then(|_| number(&["upstream", "request_attempt_count"])),
+            first_byte: (first_ns != 0).then(|| us(first_ns.saturating_sub(start_ns))),
+            // From the first byte to the upstream to the last one from it; unknown where that never came.
+            upstream: if tcp { None } else { asked(&["response", "backend_latency"]) },
+            pool: asked(&["upstream", "cx_pool_ready_duration"]),
+            attempts,
         }
     }
 
@@ -404,10 +415,14 @@ impl Latency {
 
     /// Leaves the parts for access logs.
     fn publish(&self, cx: &mut Context<'_, Self>, parts: Parts) {
-        let filters = self.filters(cx);
+        let filters = self.filters(cx, &parts);
         let share = self.config.properties.sample;
         if share.get() < 1.0 && !cx.rng.share(share) {
             return;
+        }
+        // trace-id writes it as well, and then there is one.
+        if parts.start_ns != 0 && cx.host.property(&["start_time_ns"]).is_err() {
+            let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(parts.start_ns).as_bytes());
         }
         let proxy = parts.upstream.map(|upstream| parts.total.saturating_sub(upstream));
         let fields = [
@@ -447,17 +462,22 @@ impl Latency {
     }
 
     /// The time between this outer instance and the inner one, both ways.
-    fn filters(&self, cx: &mut Context<'_, Self>) -> Option<u64> {
-        if self.config.role != Role::Outer {
+    fn filters(&self, cx: &mut Context<'_, Self>, parts: &Parts) -> Option<u64> {
+        if self.config.role != Role::Outer || cx.stream.tcp {
             return None;
         }
-        let inner = cx.host.property(&[INNER]).ok()?;
-        let (request, rest) = inner.split_first_chunk()?;
-        let (response, _) = rest.split_first_chunk()?;
-        let (request, response) = (u64::from_le_bytes(*request), u64::from_le_bytes(*response));
-        let there = request.saturating_sub(cx.stream.start_ns);
-        let back = cx.stream.first_ns.saturating_sub(response);
-        let total = us(there.saturating_add(back));
+        let total = match cx.host.property(&[INNER]) {
+            Ok(inner) => {
+                let (request, rest) = inner.split_first_chunk()?;
+                let (response, _) = rest.split_first_chunk()?;
+                let (request, response) = (u64::from_le_bytes(*request), u64::from_le_bytes(*response));
+                let there = request.saturating_sub(cx.stream.start_ns);
+                us(there.saturating_add(cx.stream.first_ns.saturating_sub(response)))
+            }
+            // A filter between them answered: it was there, or further out, all the time.
+            Err(_) if parts.attempts.is_none() => parts.first_byte?,
+            Err(_) => return None,
+        };
         let labels = cx.metrics.labels(&[self.direction(cx.host)]);
         cx.metrics.record_to(cx.host, &FILTERS_US, labels, total);
         Some(total)

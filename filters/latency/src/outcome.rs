@@ -82,34 +82,47 @@ pub(crate) fn class(status: Option<u16>) -> &'static str {
     }
 }
 
-/// Why a request failed, by the proxy's response flags. Bits as Envoy numbers them (`StreamInfo::CoreResponseFlag`).
+/// Why a request failed, by the proxy's response flags. Bits as Envoy numbers them (`StreamInfo::CoreResponseFlag`);
+/// `DelayInjected` (9) and `ResponseFromCacheFilter` (20) are no failures.
 pub(crate) fn failure(flags: i64) -> &'static str {
-    const BITS: [(&[u32], &str); 7] = [
-        // UpstreamRequestTimeout, StreamIdleTimeout, DurationTimeout, UpstreamMaxStreamDurationReached.
-        (&[2, 16, 20, 22], "timeout"),
-        // NoHealthyUpstream, UpstreamConnectionFailure, UpstreamOverflow, NoClusterFound.
-        (&[1, 5, 7, 25], "no_upstream"),
-        // UpstreamRemoteReset, UpstreamConnectionTermination, UpstreamRetryLimitExceeded, UpstreamProtocolError.
-        (&[4, 6, 15, 21], "upstream_reset"),
+    // The first that fits: what retries ended in says more than that there were some.
+    const BITS: [(&[u32], &str); 8] = [
+        // UpstreamRequestTimeout, StreamIdleTimeout, UpstreamMaxStreamDurationReached, DurationTimeout.
+        (&[2, 16, 19, 22], TIMEOUT),
+        // NoHealthyUpstream, UpstreamConnectionFailure, UpstreamOverflow, NoClusterFound, DnsResolutionFailed.
+        (&[1, 5, 7, 24, 26], "no_upstream"),
+        // UpstreamRemoteReset, UpstreamConnectionTermination, UpstreamProtocolError.
+        (&[4, 6, 23], UPSTREAM_RESET),
         // DownstreamConnectionTermination, DownstreamProtocolError, DownstreamRemoteReset.
-        (&[14, 18, 28], "client_gone"),
+        (&[14, 18, 28], CLIENT_GONE),
         // NoRouteFound.
         (&[8], "no_route"),
-        // RateLimited, RateLimitServiceError, OverloadManager.
-        (&[11, 13, 24], "limited"),
-        // LocalReset, FaultInjected, DelayInjected, UnauthorizedExternalService, NoFilterConfigFound and whatever else.
-        (&[0, 3, 9, 10, 12, 17, 19, 23, 26, 27], "local"),
+        // RateLimited, RateLimitServiceError, OverloadManager, DropOverLoad, UnconditionalDropOverload.
+        (&[11, 13, 25, 27, 29], "limited"),
+        // UpstreamRetryLimitExceeded.
+        (&[15], "retries"),
+        // FailedLocalHealthCheck, LocalReset, FaultInjected, UnauthorizedExternalService, InvalidEnvoyRequestHeaders,
+        // NoFilterConfigFound.
+        (&[0, 3, 10, 12, 17, 21], "local"),
     ];
     let set = |bit: &u32| flags.checked_shr(*bit).unwrap_or(0) & 1 == 1;
     BITS.iter().find(|(bits, _)| bits.iter().any(set)).map_or("", |(_, word)| word)
 }
+
+/// It took too long.
+pub(crate) const TIMEOUT: &str = "timeout";
+/// The upstream broke off, perhaps in the middle of a response that began well.
+const UPSTREAM_RESET: &str = "upstream_reset";
+/// The client broke off.
+const CLIENT_GONE: &str = "client_gone";
 
 /// Whether a request of this outcome is bad whatever time it took: the server's fault, or no answer at all.
 pub(crate) fn failed(status: Option<u16>, grpc: Option<i64>, failure: &str) -> bool {
     match grpc {
         // Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
         Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
-        None => status.is_none_or(|status| status >= 500) && failure != "client_gone",
+        None if failure == CLIENT_GONE => false,
+        None => status.is_none_or(|status| status >= 500) || matches!(failure, TIMEOUT | UPSTREAM_RESET),
     }
 }
 

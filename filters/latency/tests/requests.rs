@@ -170,19 +170,23 @@ fn grpc_is_judged_by_its_own_status() {
         (":authority", "a"),
         ("content-type", "application/grpc+proto"),
     ]);
-    each(r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_code"]}"#, 1, |proxy, _| {
-        for (code, good) in [(0, 1), (5, 2), (14, 2)] {
-            let stream = proxy.http("in", 0);
-            stream.request(&request);
-            stream.set_property(&["response", "grpc_status"], i64::from(code));
-            stream.response(&ok());
-            stream.finish();
-            let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_code={code}}}");
-            assert_eq!(value(proxy, &name), 1);
-            assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{code}");
-        }
-        assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 3);
-    });
+    each(
+        r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_status"]}"#,
+        1,
+        |proxy, _| {
+            for (code, good) in [(0, 1), (5, 2), (14, 2)] {
+                let stream = proxy.http("in", 0);
+                stream.request(&request);
+                stream.set_property(&["response", "grpc_status"], i64::from(code));
+                stream.response(&ok());
+                stream.finish();
+                let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_status={code}}}");
+                assert_eq!(value(proxy, &name), 1);
+                assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{code}");
+            }
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 3);
+        },
+    );
 }
 
 #[test]
@@ -318,7 +322,7 @@ fn what_a_stranger_makes_up_makes_no_series() {
         }
         // 20, and one more of each metric.
         assert!(proxy.metrics().len() <= 25, "{}", proxy.metrics().len());
-        let over = "meshfilter_requests_finished_total{direction=overflow,protocol=overflow,method=overflow,code=overflow,grpc_code=overflow,failure=overflow,route=overflow,cluster=overflow}";
+        let over = "meshfilter_requests_finished_total{direction=overflow,protocol=overflow,method=overflow,code=overflow,grpc_status=overflow,failure=overflow,route=overflow,cluster=overflow}";
         assert!(value(proxy, over) > 1900);
     });
 }
