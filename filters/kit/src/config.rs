@@ -376,6 +376,9 @@ fn plain(expected: &dyn de::Expected) -> String {
 pub struct Ratio(#[cfg_attr(feature = "schema", schemars(range(min = 0.0, max = 1.0)))] f64);
 
 impl Ratio {
+    /// All of it.
+    pub const ALL: Self = Self(1.0);
+
     /// The share, 0.0 to 1.0.
     pub fn get(self) -> f64 {
         self.0

@@ -30,6 +30,11 @@ pub trait Filter: Sized + 'static {
     /// Compiles the configuration. Pure: the proxy also runs it in a throw-away VM to see whether it is right.
     fn new(config: Self::Config) -> Result<Self, Refusal>;
 
+    /// How many series its VM may have: past that, one more per metric counts the rest.
+    fn max_series(&self) -> usize {
+        crate::MAX_SERIES
+    }
+
     /// Every metric that it counts with: what documentation and the proxy's tag extraction are generated from.
     fn metrics() -> Vec<&'static Metric> {
         Vec::new()
@@ -46,9 +51,13 @@ pub trait Filter: Sized + 'static {
         Flow::Continue
     }
 
-    /// The request is over; what is set now still reaches the access log. May come with no phase before it (a filter in
-    /// front answered). `request` holds what went upstream; changes to it do nothing any more.
-    fn log(&self, _cx: &mut Context<'_, Self>, _request: &Headers<'_>) {}
+    /// A TCP connection was accepted: the module stands as a network filter. It ends with [`Filter::log`].
+    fn connection(&self, _cx: &mut Context<'_, Self>) {}
+
+    /// The request or connection is over; what is set now still reaches the access log. May come with no phase before it (a
+    /// filter in front answered). `request` holds what went upstream, `response` what went to the client; a connection
+    /// has neither. Changes to them do nothing any more.
+    fn log(&self, _cx: &mut Context<'_, Self>, _request: &Headers<'_>, _response: &Headers<'_>) {}
 }
 
 /// What a phase method works with.
@@ -88,6 +97,8 @@ impl Phases {
     pub const RESPONSE_HEADERS: Self = Self(2);
     /// [`Filter::log`].
     pub const LOG: Self = Self(4);
+    /// [`Filter::connection`].
+    pub const CONNECTION: Self = Self(8);
 
     /// Both together.
     pub const fn and(self, other: Self) -> Self {

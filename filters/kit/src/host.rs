@@ -153,6 +153,11 @@ pub trait Host {
     /// little-endian, durations and timestamps as nanoseconds in an `i64`.
     fn property(&self, path: &[&str]) -> Result<Bytes, Status>;
 
+    /// An attribute that is an integer, a duration or a time (nanoseconds): 8 bytes, little-endian.
+    fn number(&self, path: &[&str]) -> Option<i64> {
+        self.property(path).ok()?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))
+    }
+
     /// Sets filter state `wasm.<key>`: what access logs print with `%FILTER_STATE(wasm.<key>:PLAIN)%`. One path
     /// segment, without NUL.
     fn set_filter_state(&self, key: &str, value: &[u8]) -> Result<(), Status>;

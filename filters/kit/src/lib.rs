@@ -37,7 +37,7 @@ pub use filter::{Context, Filter, Flow, Phases, Refusal};
 pub use headers::Headers;
 pub use host::{Bytes, Host, Map, MetricKind, Reply, Status};
 pub use log;
-pub use metrics::{MAX_SERIES, Metric, Metrics, OVERFLOW, tag_regex};
+pub use metrics::{Labels, MAX_SERIES, Metric, Metrics, OVERFLOW, tag_regex};
 pub use random::Rng;
 #[doc(hidden)]
 pub use serde;

@@ -22,7 +22,8 @@ pub struct Metric {
 impl Metric {
     fn series(&self, values: &[&str]) -> String {
         let mut name = String::from(self.name);
-        for (label, value) in self.labels.iter().zip(values) {
+        // To Prometheus a label without a value is none.
+        for (label, value) in self.labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
             name.push_str(label);
             name.push_str("=.=");
             // `=.=` and `;.;` are what a label is known by: without `=` and `;` a value can forge neither.
@@ -50,12 +51,27 @@ const MAX_VALUE: usize = 128;
 /// The VM's series. An id is asked for once per series; no series ever goes away in the proxy, so their number is
 /// bounded, and one more per metric counts what is over.
 pub struct Metrics {
-    /// Sorted by key: the address of the metric and the values of its labels. A sorted list and no hash table, because
-    /// it is short, hardly ever grows, and needs a tenth of the code.
-    ids: Vec<(Box<[u8]>, Option<u32>)>,
+    rows: Vec<Row>,
+    /// Places in `rows`, sorted by key. A sorted list and no hash table, because it is short, hardly ever grows, and needs
+    /// a tenth of the code.
+    order: Vec<usize>,
     key: Vec<u8>,
+    defined: usize,
     max: usize,
 }
+
+/// What stands for one list of label values.
+struct Row {
+    /// The values, each with its length in front, so that no two lists have one key.
+    key: Box<[u8]>,
+    /// By the address of the metric.
+    ids: Vec<(usize, Option<u32>)>,
+    overflow: bool,
+}
+
+/// The series of all metrics for one list of label values: found once, and then counted with.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels(usize);
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -66,46 +82,107 @@ impl Default for Metrics {
 impl Metrics {
     /// At most `max` series, not counting the overflow series.
     pub fn bounded(max: usize) -> Self {
-        Self { ids: Vec::new(), key: Vec::new(), max }
+        Self { rows: Vec::new(), order: Vec::new(), key: Vec::new(), defined: 0, max }
+    }
+
+    /// Changes the limit; series that are over it already stay.
+    pub(crate) fn limit(&mut self, max: usize) {
+        self.max = max;
+    }
+
+    /// Finds the series of these label values, for [`Metrics::add_to`] and [`Metrics::record_to`]: one search for all
+    /// metrics that have the same labels. `values` are those of [`Metric::labels`], in that order; an empty one leaves its
+    /// label out.
+    pub fn labels(&mut self, values: &[&str]) -> Labels {
+        self.key.clear();
+        for value in values {
+            let value = cut(value);
+            self.key.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
+            self.key.extend_from_slice(value.as_bytes());
+        }
+        let key = |place: &usize| self.rows.get(*place).map(|row| &*row.key).unwrap_or_default();
+        match self.order.binary_search_by(|place| key(place).cmp(&self.key)) {
+            Ok(found) => Labels(self.order.get(found).copied().unwrap_or_default()),
+            Err(_) if self.rows.len() >= self.max && !overflows(values) => self.overflow(values.len()),
+            Err(place) => {
+                let row = Row { key: self.key.as_slice().into(), ids: Vec::new(), overflow: overflows(values) };
+                self.rows.push(row);
+                let new = self.rows.len().saturating_sub(1);
+                self.order.insert(place.min(self.order.len()), new);
+                Labels(new)
+            }
+        }
+    }
+
+    fn overflow(&mut self, labels: usize) -> Labels {
+        self.labels(&vec![OVERFLOW; labels])
     }
 
     /// Moves a counter or gauge. `values` are those of [`Metric::labels`], in that order.
     pub fn add(&mut self, host: &dyn Host, metric: &'static Metric, values: &[&str], delta: i64) {
-        if let Some(id) = self.id(host, metric, values) {
+        let labels = self.labels(values);
+        self.add_to(host, metric, labels, delta);
+    }
+
+    /// Records a value in a histogram.
+    pub fn record(&mut self, host: &dyn Host, metric: &'static Metric, values: &[&str], value: u64) {
+        let labels = self.labels(values);
+        self.record_to(host, metric, labels, value);
+    }
+
+    /// Moves a counter or gauge.
+    pub fn add_to(&mut self, host: &dyn Host, metric: &'static Metric, labels: Labels, delta: i64) {
+        if let Some(id) = self.id(host, metric, labels) {
             // A lost count is no reason to hold a request.
             let _ = host.add_metric(id, delta);
         }
     }
 
     /// Records a value in a histogram.
-    pub fn record(&mut self, host: &dyn Host, metric: &'static Metric, values: &[&str], value: u64) {
-        if let Some(id) = self.id(host, metric, values) {
+    pub fn record_to(&mut self, host: &dyn Host, metric: &'static Metric, labels: Labels, value: u64) {
+        if let Some(id) = self.id(host, metric, labels) {
             let _ = host.record_metric(id, value);
         }
     }
 
-    fn id(&mut self, host: &dyn Host, metric: &'static Metric, values: &[&str]) -> Option<u32> {
-        self.key.clear();
-        self.key.extend_from_slice(&core::ptr::from_ref(metric).addr().to_le_bytes());
-        for value in values {
-            // With its length in front, so that no two lists of values have one key.
-            let value = cut(value);
-            self.key.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
-            self.key.extend_from_slice(value.as_bytes());
+    fn id(&mut self, host: &dyn Host, metric: &'static Metric, labels: Labels) -> Option<u32> {
+        let address = core::ptr::from_ref(metric).addr();
+        let row = self.rows.get(labels.0)?;
+        if let Some((_, id)) = row.ids.iter().find(|(known, _)| *known == address) {
+            return *id;
         }
-        let place = match self.ids.binary_search_by(|(key, _)| (**key).cmp(&self.key)) {
-            Ok(found) => return self.ids.get(found).and_then(|(_, id)| *id),
-            Err(place) => place,
-        };
-        if self.ids.len() >= self.max && values.iter().any(|value| *value != OVERFLOW) {
-            return self.id(host, metric, &vec![OVERFLOW; values.len()]);
+        if self.defined >= self.max && !row.overflow {
+            let overflow = self.overflow(metric.labels.len());
+            let id = self.id(host, metric, overflow);
+            // For good, also under a later limit: what a gauge went up by, it has to come down by.
+            if let Some(row) = self.rows.get_mut(labels.0) {
+                row.ids.push((address, id));
+            }
+            return id;
         }
         // One that cannot be defined is not asked for again: not per request.
-        let values: Vec<&str> = values.iter().map(|value| cut(value)).collect();
-        let id = host.define_metric(metric.kind, &metric.series(&values)).ok();
-        self.ids.insert(place.min(self.ids.len()), (self.key.as_slice().into(), id));
+        let id = host.define_metric(metric.kind, &metric.series(&values(&row.key))).ok();
+        self.defined = self.defined.saturating_add(usize::from(!row.overflow));
+        if let Some(row) = self.rows.get_mut(labels.0) {
+            row.ids.push((address, id));
+        }
         id
     }
+}
+
+fn overflows(values: &[&str]) -> bool {
+    values.iter().all(|value| *value == OVERFLOW)
+}
+
+/// The values that a key is made of.
+fn values(mut key: &[u8]) -> Vec<&str> {
+    let mut values = Vec::new();
+    while let Some((length, rest)) = key.split_first() {
+        let (value, rest) = rest.split_at_checked(usize::from(*length)).unwrap_or_default();
+        values.push(str::from_utf8(value).unwrap_or_default());
+        key = rest;
+    }
+    values
 }
 
 /// What counts of a value.
@@ -165,6 +242,43 @@ mod tests {
         }
         assert_eq!(defined(&proxy), 11);
         assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=overflow;.;how=.=overflow;.;"), Some(1_000_000 - 10));
+    }
+
+    #[test]
+    fn metrics_with_the_same_labels_are_found_at_once_and_a_label_without_value_is_left_out() {
+        static ALSO: Metric =
+            Metric { kind: MetricKind::Gauge, name: "meshfilter_also", help: "Also.", labels: &["who", "how"] };
+        let (host, proxy) = host();
+        let mut metrics = Metrics::bounded(3);
+        for _ in 0..2 {
+            let labels = metrics.labels(&["", "well"]);
+            metrics.add_to(&host, &SEEN, labels, 1);
+            metrics.add_to(&host, &ALSO, labels, -1);
+        }
+        assert_eq!(value(&proxy, "meshfilter_seen_totalhow=.=well;.;"), Some(2));
+        assert_eq!(value(&proxy, "meshfilter_alsohow=.=well;.;"), Some(0_u64.wrapping_sub(2)));
+        // The limit is of series, not of label values.
+        let labels = metrics.labels(&["b", "well"]);
+        metrics.add_to(&host, &SEEN, labels, 1);
+        metrics.add_to(&host, &ALSO, labels, 1);
+        assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=b;.;how=.=well;.;"), Some(1));
+        assert_eq!(value(&proxy, "meshfilter_alsowho=.=b;.;how=.=well;.;"), None);
+        assert_eq!(value(&proxy, "meshfilter_alsowho=.=overflow;.;how=.=overflow;.;"), Some(1));
+    }
+
+    #[test]
+    fn what_went_up_over_the_limit_comes_down_there_under_another_limit() {
+        static LEVEL: Metric =
+            Metric { kind: MetricKind::Gauge, name: "meshfilter_level", help: "Level.", labels: &["who", "how"] };
+        let (host, proxy) = host();
+        let mut metrics = Metrics::bounded(1);
+        let labels = metrics.labels(&["a", "well"]);
+        metrics.add_to(&host, &SEEN, labels, 1);
+        metrics.add_to(&host, &LEVEL, labels, 1);
+        metrics.limit(10);
+        metrics.add_to(&host, &LEVEL, labels, -1);
+        assert_eq!(value(&proxy, "meshfilter_levelwho=.=overflow;.;how=.=overflow;.;"), Some(0));
+        assert_eq!(value(&proxy, "meshfilter_levelwho=.=a;.;how=.=well;.;"), None);
     }
 
     #[test]

@@ -53,6 +53,12 @@ macro_rules! export {
             }
 
             #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_new_connection(id: u32) -> u32 {
+                VM.0.connection(&abi::WasmHost, id);
+                0
+            }
+
+            #[unsafe(no_mangle)]
             pub extern "C" fn proxy_on_request_headers(id: u32, _pairs: usize, _end_of_stream: u32) -> u32 {
                 number(VM.0.request_headers(&abi::WasmHost, id))
             }
@@ -122,6 +128,11 @@ macro_rules! compose {
                     ),+})
                 }
 
+                fn max_series(&self) -> usize {
+                    // Of those that are there; with none of them nothing is counted.
+                    [$(self.$name.as_ref().map_or(0, Filter::max_series)),+].into_iter().max().unwrap_or_default()
+                }
+
                 fn metrics() -> $crate::prelude::Vec<&'static Metric> {
                     [$(<$filter>::metrics()),+].concat()
                 }
@@ -136,9 +147,15 @@ macro_rules! compose {
                     Flow::Continue
                 }
 
-                fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>) {
+                fn connection(&self, cx: &mut Context<'_, Self>) {
+                    $(if <$filter>::PHASES.has(Phases::CONNECTION) && let Some(filter) = &self.$name {
+                        filter.connection(&mut $crate::compose!(@context cx $name));
+                    })+
+                }
+
+                fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>) {
                     $(if <$filter>::PHASES.has(Phases::LOG) && let Some(filter) = &self.$name {
-                        filter.log(&mut $crate::compose!(@context cx $name), request);
+                        filter.log(&mut $crate::compose!(@context cx $name), request, response);
                     })+
                 }
             }

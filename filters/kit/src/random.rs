@@ -20,6 +20,14 @@ impl Rng {
         self.0.next_u64()
     }
 
+    /// True in this share of all cases.
+    pub fn share(&mut self, share: crate::config::Ratio) -> bool {
+        // 53 bits, which an f64 holds exactly.
+        #[allow(clippy::as_conversions, clippy::cast_precision_loss)]
+        let drawn = (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        drawn < share.get()
+    }
+
     /// As many random bytes as asked for.
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut out = [0; N];

@@ -167,6 +167,7 @@ impl<F: Filter> Guest for NativeVm<F> {
             "proxy_on_request_headers" => F::PHASES.has(Phases::REQUEST_HEADERS),
             "proxy_on_response_headers" => F::PHASES.has(Phases::RESPONSE_HEADERS),
             "proxy_on_log" => F::PHASES.has(Phases::LOG),
+            "proxy_on_new_connection" => F::PHASES.has(Phases::CONNECTION),
             _ => false,
         }
     }
@@ -195,6 +196,10 @@ impl<F: Filter> Guest for NativeVm<F> {
             }
             Callback::RequestHeaders { context, .. } => next(vm.request_headers(host, context)),
             Callback::ResponseHeaders { context, .. } => next(vm.response_headers(host, context)),
+            Callback::NewConnection { context } => {
+                vm.connection(host, context);
+                0
+            }
             Callback::Log { context } => {
                 vm.log(host, context);
                 0

@@ -106,6 +106,7 @@ impl<F: Filter> Vm<F> {
         }
         let Ok(mut inner) = self.0.try_borrow_mut() else { return false };
         let inner = inner.get_or_insert_with(|| Inner::new(host));
+        inner.tools.metrics.limit(policy.max_series());
         let plugin = host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
         // What traffic did goes over to the new configuration of the same plugin.
         let state = inner.roots.iter().find(|(_, root)| root.plugin == plugin).map(|(_, root)| Rc::clone(&root.state));
@@ -133,7 +134,8 @@ impl<F: Filter> Vm<F> {
         map: Map,
         method: fn(&F, &mut Context<'_, F>, &mut Headers<'_>) -> Flow,
     ) -> Next {
-        let flow = self.phase(host, id, map, |filter, cx, mut headers| {
+        let flow = self.phase(host, id, |filter, cx, edits| {
+            let mut headers = Headers::new(host, map, edits);
             let flow = method(filter, cx, &mut headers);
             headers.flush();
             flow
@@ -145,9 +147,18 @@ impl<F: Filter> Vm<F> {
         }
     }
 
-    /// The request is over.
+    /// A TCP connection was accepted.
+    pub fn connection(&self, host: &dyn Host, id: u32) {
+        self.phase(host, id, |filter, cx, _| filter.connection(cx));
+    }
+
+    /// The request or connection is over.
     pub fn log(&self, host: &dyn Host, id: u32) {
-        self.phase(host, id, Map::Request, |filter, cx, request| filter.log(cx, &request));
+        self.phase(host, id, |filter, cx, edits| {
+            // Nothing of it is changed any more, so there is nothing to note.
+            let mut none = Edits::default();
+            filter.log(cx, &Headers::new(host, Map::Request, edits), &Headers::new(host, Map::Response, &mut none));
+        });
     }
 
     /// Runs one phase of request `id`; `None` where there is no such request.
@@ -156,8 +167,7 @@ impl<F: Filter> Vm<F> {
         &self,
         host: &dyn Host,
         id: u32,
-        map: Map,
-        run: impl FnOnce(&F, &mut Context<'_, F>, Headers<'_>) -> R,
+        run: impl FnOnce(&F, &mut Context<'_, F>, &mut Edits) -> R,
     ) -> Option<R> {
         let mut inner = self.0.try_borrow_mut().ok()?;
         let Inner { streams, edits, tools, .. } = inner.as_mut()?;
@@ -165,7 +175,7 @@ impl<F: Filter> Vm<F> {
         let mut state = root.state.try_borrow_mut().ok()?;
         let mut cx =
             Context { host, rng: &mut tools.rng, metrics: &mut tools.metrics, state: &mut *state, stream: own };
-        Some(run(&root.policy, &mut cx, Headers::new(host, map, edits)))
+        Some(run(&root.policy, &mut cx, edits))
     }
 
     /// A request or a plugin is gone.

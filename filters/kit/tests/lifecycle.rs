@@ -88,7 +88,7 @@ impl Filter for Probe {
         Flow::Continue
     }
 
-    fn log(&self, cx: &mut Context<'_, Self>, _: &Headers<'_>) {
+    fn log(&self, cx: &mut Context<'_, Self>, _: &Headers<'_>, _: &Headers<'_>) {
         let _ = cx.host.set_filter_state("logged", cx.stream);
     }
 }

@@ -227,7 +227,7 @@ impl Filter for TraceId {
         Flow::Continue
     }
 
-    fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>) {
+    fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, _: &Headers<'_>) {
         match &cx.stream.sent {
             Some(sent) => {
                 let look = cx.state.look(self.config.follow_tracer);

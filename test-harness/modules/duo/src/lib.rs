@@ -9,6 +9,7 @@ use trace_id::TraceId;
 #[derive(Debug)]
 pub struct Stamp {
     text: String,
+    series: usize,
 }
 
 /// What the stamp says.
@@ -17,6 +18,9 @@ pub struct Stamp {
 pub struct StampConfig {
     /// The value of response header `x-stamp`.
     pub text: String,
+    /// How many series its metrics may have, if it had any.
+    #[serde(default)]
+    pub series: usize,
 }
 
 impl Filter for Stamp {
@@ -30,7 +34,11 @@ impl Filter for Stamp {
         if config.text.is_empty() {
             return Err(Refusal::at("text", "is empty, give what the stamp is to say"));
         }
-        Ok(Self { text: config.text })
+        Ok(Self { text: config.text, series: config.series })
+    }
+
+    fn max_series(&self) -> usize {
+        self.series
     }
 
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {

@@ -72,3 +72,12 @@ fn a_refusal_names_the_filter_and_the_field() {
     assert!(refusal(r#"{"trace_id": {"inject": []}}"#).starts_with("at `trace_id.inject`: is empty"));
     assert_eq!(refusal(r#"{"traceid": {}}"#), "at `traceid`: is no field, give one of trace_id, stamp");
 }
+
+#[test]
+fn the_largest_limit_of_series_of_those_that_are_there_counts() {
+    let limit = |text: &str| kit::config::parse(text.as_bytes()).and_then(Duo::new).unwrap().max_series();
+    assert_eq!(limit(r#"{"trace_id": {}, "stamp": {"text": "a", "series": 7}}"#), kit::MAX_SERIES);
+    assert_eq!(limit(r#"{"trace_id": {}, "stamp": {"text": "a", "series": 5000}}"#), 5000);
+    assert_eq!(limit(r#"{"stamp": {"text": "a", "series": 7}}"#), 7);
+    assert_eq!(limit("{}"), 0);
+}

@@ -1,0 +1,487 @@
+//! Says where the time of a request went.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod config;
+pub mod outcome;
+
+use config::{Code, Config, Label, Role, Unit};
+use kit::prelude::*;
+use kit::{Context, Filter, Flow, Headers, Host, Labels, Metric, MetricKind, Phases, Refusal};
+use outcome::Protocol;
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident $kind:ident $text:literal $help:literal $labels:expr;)+) => {
+        $($(#[$doc])* pub static $name: Metric =
+            Metric { kind: MetricKind::$kind, name: $text, help: $help, labels: $labels };)+
+        const ALL: &[&Metric] = &[$(&$name),+];
+    };
+}
+
+/// The labels that configuration chooses from, in the order of the series' names.
+const LABELS: &[&str] = &["direction", "protocol", "method", "code", "grpc_status", "failure", "route", "cluster"];
+/// The labels of what is under way: known from the first moment.
+const UNDER_WAY: &[&str] = &["direction"];
+
+metrics! {
+    /// Of requests that are no streams.
+    DURATION_MS Histogram "meshfilter_request_duration_milliseconds"
+        "Time from a request's headers to its end, without streams." LABELS;
+    /// The same, the finer unit.
+    DURATION_US Histogram "meshfilter_request_duration_microseconds"
+        "Time from a request's headers to its end, without streams." LABELS;
+    /// Of requests and streams.
+    TTFB_MS Histogram "meshfilter_request_first_byte_milliseconds"
+        "Time from a request's headers to its response's headers, streams included." LABELS;
+    /// The same, the finer unit.
+    TTFB_US Histogram "meshfilter_request_first_byte_microseconds"
+        "Time from a request's headers to its response's headers, streams included." LABELS;
+    /// WebSockets, server-sent events and what configuration calls a stream.
+    STREAM_MS Histogram "meshfilter_stream_duration_milliseconds" "How long streams lived." LABELS;
+    /// The same, the finer unit.
+    STREAM_US Histogram "meshfilter_stream_duration_microseconds" "How long streams lived." LABELS;
+    /// TCP.
+    CONNECTION_MS Histogram "meshfilter_connection_duration_milliseconds" "How long TCP connections were open." LABELS;
+    /// The same, the finer unit.
+    CONNECTION_US Histogram "meshfilter_connection_duration_microseconds" "How long TCP connections were open." LABELS;
+    /// Between an outer and an inner instance.
+    FILTERS_US Histogram "meshfilter_filters_duration_microseconds"
+        "Time that a request and its response's headers took through the filters between role outer and role inner."
+        UNDER_WAY;
+    /// Under way.
+    IN_FLIGHT Gauge "meshfilter_requests_in_flight" "Requests and streams that began and have not ended." UNDER_WAY;
+    /// Under way.
+    OPEN Gauge "meshfilter_connections_open" "TCP connections that are open." UNDER_WAY;
+    /// Begun.
+    STARTED Counter "meshfilter_requests_started_total" "Requests and streams that began." UNDER_WAY;
+    /// Ended.
+    FINISHED Counter "meshfilter_requests_finished_total" "Requests and streams that ended, resets included." LABELS;
+    /// Begun.
+    ACCEPTED Counter "meshfilter_connections_started_total" "TCP connections that were accepted." UNDER_WAY;
+    /// Ended.
+    CLOSED Counter "meshfilter_connections_finished_total" "TCP connections that were closed." LABELS;
+    /// Upwards.
+    REQUEST_BYTES Counter "meshfilter_request_bytes_total" "Bytes from clients, headers included." LABELS;
+    /// Downwards.
+    RESPONSE_BYTES Counter "meshfilter_response_bytes_total" "Bytes to clients, headers included." LABELS;
+    /// Objectives.
+    SLO Counter "meshfilter_slo_requests_total" "Requests, streams left out, by objective." &["objective"];
+    /// Objectives.
+    SLO_GOOD Counter "meshfilter_slo_good_requests_total"
+        "Requests that did not fail and were within their objective's time." &["objective"];
+    /// Apdex.
+    APDEX Counter "meshfilter_apdex_requests_total"
+        "Requests by what their user felt: satisfied up to T, tolerating up to 4 T, frustrated beyond or failed."
+        &["feeling"];
+}
+
+/// The filter.
+#[derive(Debug)]
+pub struct Latency {
+    config: Config,
+    /// By [`LABELS`]: whether configuration chose it.
+    chosen: [bool; LABELS.len()],
+}
+
+/// What is kept of a request or connection.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// When it began; 0: nobody told.
+    start_ns: u64,
+    /// When the response's headers came.
+    first_ns: u64,
+    /// Its gauge, until it has ended.
+    under_way: Option<Labels>,
+    tcp: bool,
+}
+
+/// Where the inner instance leaves the times of request and response for the outer one.
+const INNER: &str = "latency.inner_ns";
+
+impl Filter for Latency {
+    const NAME: &'static str = "latency";
+    const PHASES: Phases =
+        Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG).and(Phases::CONNECTION);
+    type Config = Config;
+    type State = ();
+    type Stream = Stream;
+
+    fn new(config: Config) -> Result<Self, Refusal> {
+        let mut chosen = [false; LABELS.len()];
+        for (index, label) in config.labels.iter().enumerate() {
+            let place = chosen.get_mut(place(*label));
+            if let Some(place) = place
+                && core::mem::replace(place, true)
+            {
+                return Err(Refusal::at(&format!("labels[{index}]"), "stands there twice, take one out"));
+            }
+        }
+        for (index, objective) in config.slo.iter().enumerate() {
+            let at = |field: &str| format!("slo[{index}].{field}");
+            if objective.name.is_empty() {
+                return Err(Refusal::at(&at("name"), "is empty, give what the label `objective` is to say"));
+            }
+            if config.slo.iter().take(index).any(|earlier| earlier.name == objective.name) {
+                return Err(Refusal::at(&at("name"), "stands there twice, give each objective its own"));
+            }
+            if objective.within.ms() == 0 {
+                return Err(Refusal::at(&at("within"), "is zero, give a duration such as \"250ms\""));
+            }
+        }
+        if config.apdex.is_some_and(|t| t.ms() == 0) {
+            return Err(Refusal::at("apdex", "is zero, give a duration such as \"100ms\""));
+        }
+        let lists = [
+            ("exclude.paths", &config.exclude.paths),
+            ("exclude.routes", &config.exclude.routes),
+            ("streams", &config.streams),
+        ];
+        for (name, list) in lists {
+            if let Some(index) = list.iter().position(String::is_empty) {
+                return Err(Refusal::at(&format!("{name}[{index}]"), "is empty and would mean all, take it out"));
+            }
+        }
+        Ok(Self { config, chosen })
+    }
+
+    fn max_series(&self) -> usize {
+        usize::try_from(self.config.max_series.get()).unwrap_or(usize::MAX)
+    }
+
+    fn metrics() -> Vec<&'static Metric> {
+        ALL.to_vec()
+    }
+
+    fn connection(&self, cx: &mut Context<'_, Self>) {
+        cx.stream.tcp = true;
+        cx.stream.start_ns = cx.host.now_ns();
+        if self.config.role != Role::Inner {
+            self.begin(cx, &ACCEPTED, &OPEN);
+        }
+    }
+
+    fn request_headers(&self, cx: &mut Context<'_, Self>, _: &mut Headers<'_>) -> Flow {
+        cx.stream.start_ns = cx.host.now_ns();
+        if self.config.role != Role::Inner {
+            self.begin(cx, &STARTED, &IN_FLIGHT);
+        }
+        Flow::Continue
+    }
+
+    fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+        let now_ns = cx.host.now_ns();
+        if self.config.role == Role::Inner {
+            let times = [cx.stream.start_ns.to_le_bytes(), now_ns.to_le_bytes()].concat();
+            let _ = cx.host.set_filter_state(INNER, &times);
+        }
+        cx.stream.first_ns = now_ns;
+        if self.config.server_timing && self.config.role != Role::Inner && cx.stream.start_ns != 0 {
+            // Milliseconds with a fraction, as the header has them (Server Timing, 3).
+            let us = us(now_ns.saturating_sub(cx.stream.start_ns));
+            let text = format!("proxy;dur={}.{:03}", us / 1000, us % 1000);
+            headers.add("server-timing", text.as_bytes());
+        }
+        Flow::Continue
+    }
+
+    fn log(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>) {
+        if self.config.role == Role::Inner {
+            return;
+        }
+        if let Some(labels) = cx.stream.under_way.take() {
+            cx.metrics.add_to(cx.host, if cx.stream.tcp { &OPEN } else { &IN_FLIGHT }, labels, -1);
+        }
+        let now_ns = cx.host.now_ns();
+        if cx.stream.tcp {
+            self.log_connection(cx, now_ns);
+        } else {
+            self.log_request(cx, request, response, now_ns);
+        }
+    }
+}
+
+/// Where a label stands in [`LABELS`].
+fn place(label: Label) -> usize {
+    match label {
+        Label::Direction => 0,
+        Label::Protocol => 1,
+        Label::Method => 2,
+        Label::Code => 3,
+        Label::GrpcStatus => 4,
+        Label::Failure => 5,
+        Label::Route => 6,
+        Label::Cluster => 7,
+    }
+}
+
+/// Whole microseconds.
+fn us(ns: u64) -> u64 {
+    ns / 1000
+}
+
+/// Parts of a request's time, in microseconds; what is not known is not there.
+#[derive(Clone, Copy, Default)]
+struct Parts {
+    start_ns: u64,
+    total: u64,
+    first_byte: Option<u64>,
+    upstream: Option<u64>,
+    pool: Option<u64>,
+    attempts: Option<u64>,
+}
+
+impl Latency {
+    fn chose(&self, label: Label) -> bool {
+        self.chosen.get(place(label)).copied().unwrap_or(false)
+    }
+
+    fn direction(&self, host: &dyn Host) -> &'static str {
+        if !self.chose(Label::Direction) {
+            return "";
+        }
+        match host.number(&["xds", "listener_direction"]) {
+            Some(1) => "inbound",
+            Some(2) => "outbound",
+            _ => "",
+        }
+    }
+
+    fn begin(&self, cx: &mut Context<'_, Self>, started: &'static Metric, under_way: &'static Metric) {
+        let labels = cx.metrics.labels(&[self.direction(cx.host)]);
+        cx.metrics.add_to(cx.host, started, labels, 1);
+        cx.metrics.add_to(cx.host, under_way, labels, 1);
+        cx.stream.under_way = Some(labels);
+    }
+
+    fn log_connection(&self, cx: &mut Context<'_, Self>, now_ns: u64) {
+        let failure = self.failure(cx.host, false);
+        let cluster = self.name(cx.host, Label::Cluster);
+        let chosen = |label, value| if self.chose(label) { value } else { "" };
+        let labels = cx.metrics.labels(&[
+            self.direction(cx.host),
+            chosen(Label::Protocol, Protocol::Tcp.name()),
+            "",
+            "",
+            "",
+            chosen(Label::Failure, failure),
+            "",
+            &cluster,
+        ]);
+        let parts = self.parts(cx, now_ns);
+        cx.metrics.add_to(cx.host, &CLOSED, labels, 1);
+        self.record(cx, labels, [&CONNECTION_MS, &CONNECTION_US], parts.total);
+        self.count_bytes(cx, labels);
+        self.publish(cx, parts);
+    }
+
+    fn log_request(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>, now_ns: u64) {
+        let path = request.get(":path").unwrap_or_default();
+        let begins = |list: &[String]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
+        if begins(&self.config.exclude.paths) {
+            return;
+        }
+        let route = self.name(cx.host, Label::Route);
+        if self.config.exclude.routes.iter().any(|name| name.as_bytes() == route.as_bytes()) {
+            return;
+        }
+        let protocol = Protocol::of(request, response);
+        let stream = protocol == Protocol::Websocket || outcome::streams(response) || begins(&self.config.streams);
+        let parts = self.parts(cx, now_ns);
+        let status = outcome::status(response);
+        let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
+        let failure = self.failure(cx.host, status == Some(504) || grpc == Some(4));
+
+        let code = match self.config.code {
+            Code::Class => String::new(),
+            Code::Exact => status.map(outcome::digits).unwrap_or_default(),
+        };
+        let code = match self.config.code {
+            Code::Class => outcome::class(status),
+            Code::Exact => &code,
+        };
+        let grpc_status = grpc.and_then(|code| u16::try_from(code).ok()).map(outcome::digits).unwrap_or_default();
+        let cluster = self.name(cx.host, Label::Cluster);
+        let chosen = |label, value| if self.chose(label) { value } else { "" };
+        let labels = cx.metrics.labels(&[
+            self.direction(cx.host),
+            chosen(Label::Protocol, protocol.name()),
+            chosen(Label::Method, outcome::method(request.get(":method"))),
+            chosen(Label::Code, code),
+            chosen(Label::GrpcStatus, &grpc_status),
+            chosen(Label::Failure, failure),
+            chosen(Label::Route, &route),
+            &cluster,
+        ]);
+        cx.metrics.add_to(cx.host, &FINISHED, labels, 1);
+        let durations = if stream { [&STREAM_MS, &STREAM_US] } else { [&DURATION_MS, &DURATION_US] };
+        self.record(cx, labels, durations, parts.total);
+        if let Some(first_byte) = parts.first_byte {
+            self.record(cx, labels, [&TTFB_MS, &TTFB_US], first_byte);
+        }
+        self.count_bytes(cx, labels);
+        if !stream {
+            self.judge(cx, parts.total, outcome::failed(status, grpc, failure));
+        }
+        self.publish(cx, parts);
+    }
+
+    /// A name that the proxy gave, where it is a label or is asked for.
+    fn name(&self, host: &dyn Host, label: Label) -> String {
+        let asked = label == Label::Route && !self.config.exclude.routes.is_empty();
+        if !asked && !self.chose(label) {
+            return String::new();
+        }
+        let attribute = if label == Label::Route { "route_name" } else { "cluster_name" };
+        let name = host.property(&["xds", attribute]).map(|name| name.to_vec()).unwrap_or_default();
+        String::from_utf8(name).unwrap_or_default()
+    }
+
+    /// Looked at only where it says something: as a label, or to judge by. `late`: the reply is one of a time that ran out.
+    fn failure(&self, host: &dyn Host, late: bool) -> &'static str {
+        if !self.chose(Label::Failure) && self.config.slo.is_empty() && self.config.apdex.is_none() {
+            return "";
+        }
+        match host.number(&["response", "flags"]) {
+            // The longest duration of a stream, a gRPC deadline among them, ends without a flag.
+            Some(0) if late => match host.property(&["response", "code_details"]) {
+                Ok(details) if *details == *b"max_duration_timeout" => outcome::TIMEOUT,
+                _ => "",
+            },
+            flags => flags.map_or("", outcome::failure),
+        }
+    }
+
+    fn parts(&self, cx: &mut Context<'_, Self>, now_ns: u64) -> Parts {
+        let number = |path: &[&str]| cx.host.number(path).and_then(|number| u64::try_from(number).ok());
+        if cx.stream.start_ns == 0 {
+            // A filter in front answered, and this one hears of it only now.
+            cx.stream.start_ns = number(&["request", "time"]).unwrap_or(now_ns);
+        }
+        let Stream { start_ns, first_ns, tcp, .. } = *cx.stream;
+        // 0 where nobody went for an upstream: then there is no pool to ask for either.
+        let attempts = number(&["upstream", "request_attempt_count"]).filter(|attempts| *attempts > 0);
+        let asked = |path| attempts.and_then(|_| number(path)).map(us);
+        Parts {
+            start_ns,
+            total: us(now_ns.saturating_sub(start_ns)),
+            first_byte: (first_ns != 0).then(|| us(first_ns.saturating_sub(start_ns))),
+            // From the first byte to the upstream to the last one from it; unknown where that never came.
+            upstream: if tcp { None } else { asked(&["response", "backend_latency"]) },
+            pool: asked(&["upstream", "cx_pool_ready_duration"]),
+            attempts,
+        }
+    }
+
+    fn record(&self, cx: &mut Context<'_, Self>, labels: Labels, metrics: [&'static Metric; 2], us: u64) {
+        let [ms_metric, us_metric] = metrics;
+        match self.config.unit {
+            Unit::Ms => cx.metrics.record_to(cx.host, ms_metric, labels, us.saturating_add(500) / 1000),
+            Unit::Us => cx.metrics.record_to(cx.host, us_metric, labels, us),
+        }
+    }
+
+    fn count_bytes(&self, cx: &mut Context<'_, Self>, labels: Labels) {
+        if !self.config.bytes {
+            return;
+        }
+        for (metric, side) in [(&REQUEST_BYTES, "request"), (&RESPONSE_BYTES, "response")] {
+            // A counter does not take a 0.
+            if let Some(bytes) = cx.host.number(&[side, "total_size"]).filter(|bytes| *bytes > 0) {
+                cx.metrics.add_to(cx.host, metric, labels, bytes);
+            }
+        }
+    }
+
+    fn judge(&self, cx: &mut Context<'_, Self>, total_us: u64, failed: bool) {
+        let within = |ms: u64| !failed && total_us <= ms.saturating_mul(1000);
+        for objective in &self.config.slo {
+            let labels = cx.metrics.labels(&[&objective.name]);
+            cx.metrics.add_to(cx.host, &SLO, labels, 1);
+            if within(objective.within.ms()) {
+                cx.metrics.add_to(cx.host, &SLO_GOOD, labels, 1);
+            }
+        }
+        if let Some(t) = self.config.apdex {
+            let feeling = match (within(t.ms()), within(t.ms().saturating_mul(4))) {
+                (true, _) => "satisfied",
+                (_, true) => "tolerating",
+                _ => "frustrated",
+            };
+            cx.metrics.add(cx.host, &APDEX, &[feeling], 1);
+        }
+    }
+
+    /// Leaves the parts for access logs.
+    fn publish(&self, cx: &mut Context<'_, Self>, parts: Parts) {
+        let filters = self.filters(cx, &parts);
+        let share = self.config.properties.sample;
+        if share.get() < 1.0 && !cx.rng.share(share) {
+            return;
+        }
+        // trace-id writes it as well, and then there is one.
+        if parts.start_ns != 0 && cx.host.property(&["start_time_ns"]).is_err() {
+            let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(parts.start_ns).as_bytes());
+        }
+        let proxy = parts.upstream.map(|upstream| parts.total.saturating_sub(upstream));
+        let fields = [
+            ("total_us", Some(parts.total)),
+            ("ttfb_us", parts.first_byte),
+            ("upstream_us", parts.upstream),
+            ("pool_us", parts.pool),
+            ("proxy_us", proxy),
+            ("filters_us", filters),
+            ("attempts", parts.attempts),
+        ];
+        let mut json = String::new();
+        let mut key = String::from("latency.");
+        for (name, value) in fields {
+            let Some(value) = value else { continue };
+            let mut text = itoa::Buffer::new();
+            let text = text.format(value);
+            key.truncate("latency.".len());
+            key.push_str(name);
+            let _ = cx.host.set_filter_state(&key, text.as_bytes());
+            if self.config.properties.json {
+                json.push_str(if json.is_empty() { "{\"" } else { ",\"" });
+                json.push_str(name);
+                json.push_str("\":");
+                json.push_str(text);
+            }
+        }
+        if self.config.properties.json {
+            // With several attempts the upstream's time is the last one's, and the rest counts as the proxy's.
+            json.push_str(if parts.attempts.is_some_and(|attempts| attempts > 1) {
+                ",\"approximate\":true}"
+            } else {
+                "}"
+            });
+            let _ = cx.host.set_filter_state("latency.json", json.as_bytes());
+        }
+    }
+
+    /// The time between this outer instance and the inner one, both ways.
+    fn filters(&self, cx: &mut Context<'_, Self>, parts: &Parts) -> Option<u64> {
+        if self.config.role != Role::Outer || cx.stream.tcp {
+            return None;
+        }
+        let total = match cx.host.property(&[INNER]) {
+            Ok(inner) => {
+                let (request, rest) = inner.split_first_chunk()?;
+                let (response, _) = rest.split_first_chunk()?;
+                let (request, response) = (u64::from_le_bytes(*request), u64::from_le_bytes(*response));
+                let there = request.saturating_sub(cx.stream.start_ns);
+                us(there.saturating_add(cx.stream.first_ns.saturating_sub(response)))
+            }
+            // A filter between them answered: it was there, or further out, all the time.
+            Err(_) if parts.attempts.is_none() => parts.first_byte?,
+            Err(_) => return None,
+        };
+        let labels = cx.metrics.labels(&[self.direction(cx.host)]);
+        cx.metrics.record_to(cx.host, &FILTERS_US, labels, total);
+        Some(total)
+    }
+}
+
+kit::export!(Latency);

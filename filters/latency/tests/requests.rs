@@ -1,0 +1,372 @@
+//! Where time went, on a clock that the test moves: natively, and as the built module.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a test that is wrong shall stop"
+)]
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use emulator::{Code, Exchange, HttpStream, Message, Peer, Plugin, Proxy, pairs};
+use kit::testing::both;
+use latency::Latency;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn each(configuration: &str, workers: usize, run: impl Fn(&Proxy, &dyn Fn(&str) -> Plugin)) {
+    for (how, code) in both::<Latency>("dist/latency.wasm") {
+        let code: Rc<dyn Code> = code;
+        let plugin = |configuration: &str| Plugin::new("latency", &code).configuration(configuration);
+        let proxy = Proxy::new(workers, 1);
+        proxy.push("in", [plugin(configuration)]).unwrap_or_else(|why| panic!("{how}, {configuration}: {why}"));
+        run(&proxy, &plugin);
+        assert!(proxy.vms().iter().all(|vm| !vm.failed), "{how}");
+    }
+}
+
+fn get(path: &str) -> Message {
+    Message::new([(":method", "GET"), (":path", path), (":authority", "a")])
+}
+
+fn ok() -> Message {
+    Message::new([(":status", "200")])
+}
+
+/// What the proxy tells of an upstream that took 20 ms, of which the client of the pool waited 3.
+fn upstream(stream: &HttpStream) {
+    stream.set_property(&["response", "backend_latency"], 20 * MS);
+    stream.set_property(&["upstream", "cx_pool_ready_duration"], 3 * MS);
+    stream.set_property(&["upstream", "request_attempt_count"], 1_u64);
+}
+
+/// 5 ms in the proxy, 20 ms to the response's headers, 2 ms to the end.
+fn timed(proxy: &Proxy, request: &Message, response: &Message) -> Exchange {
+    let stream = proxy.http("in", 0);
+    stream.request(request);
+    proxy.advance(25 * MS);
+    upstream(&stream);
+    stream.response(response);
+    proxy.advance(2 * MS);
+    stream.finish()
+}
+
+fn state(done: &Exchange, key: &str) -> Option<String> {
+    done.filter_state.get(&format!("wasm.latency.{key}")).map(|value| String::from_utf8(value.clone()).unwrap())
+}
+
+fn value(proxy: &Proxy, name: &str) -> u64 {
+    proxy.metric(&series(name)).map_or(0, |metric| metric.value)
+}
+
+fn samples(proxy: &Proxy, name: &str) -> Vec<u64> {
+    proxy.metric(&series(name)).map(|metric| metric.samples).unwrap_or_default()
+}
+
+/// `name{label=value,…}` as the filter names it to the proxy.
+fn series(text: &str) -> String {
+    let Some((name, labels)) = text.split_once('{') else { return text.to_owned() };
+    let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+    labels.fold(name.to_owned(), |series, (label, value)| series + &format!("{label}=.={value};.;"))
+}
+
+#[test]
+fn every_part_is_where_it_belongs() {
+    each(r#"{"properties": {"json": true}, "server_timing": true}"#, 1, |proxy, _| {
+        let done = timed(proxy, &get("/"), &ok());
+        let part = |key: &str| state(&done, key);
+        assert_eq!(part("total_us").unwrap(), "27000");
+        assert_eq!(part("ttfb_us").unwrap(), "25000");
+        assert_eq!(part("upstream_us").unwrap(), "20000");
+        assert_eq!(part("pool_us").unwrap(), "3000");
+        assert_eq!(part("proxy_us").unwrap(), "7000");
+        assert_eq!(part("attempts").unwrap(), "1");
+        assert_eq!(part("filters_us"), None);
+        let json =
+            r#"{"total_us":27000,"ttfb_us":25000,"upstream_us":20000,"pool_us":3000,"proxy_us":7000,"attempts":1}"#;
+        assert_eq!(part("json").unwrap(), json);
+        assert_eq!(done.downstream.all("server-timing"), [b"proxy;dur=25.000"]);
+        let labels = "protocol=http,method=GET,code=2xx";
+        assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{{{labels}}}")), 1);
+        assert_eq!(samples(proxy, &format!("meshfilter_request_duration_milliseconds{{{labels}}}")), [27]);
+        assert_eq!(samples(proxy, &format!("meshfilter_request_first_byte_milliseconds{{{labels}}}")), [25]);
+        assert_eq!(
+            (value(proxy, "meshfilter_requests_started_total"), value(proxy, "meshfilter_requests_in_flight")),
+            (1, 0)
+        );
+    });
+}
+
+#[test]
+fn a_local_reply_has_no_upstream_and_one_in_front_no_beginning() {
+    each("{}", 1, |proxy, _| {
+        let reply =
+            emulator::Reply { status: 429, details: "x".into(), body: vec![], headers: vec![], grpc_status: None };
+        let stream = proxy.http("in", 0);
+        proxy.advance(4 * MS);
+        stream.edit_request_headers(|headers| *headers = get("/").headers);
+        stream.reply_locally(&reply);
+        let done = stream.finish();
+        assert_eq!(
+            (state(&done, "total_us"), state(&done, "ttfb_us"), state(&done, "upstream_us")),
+            (Some("4000".into()), None, None)
+        );
+        assert_eq!(value(proxy, "meshfilter_requests_finished_total{protocol=http,method=GET,code=4xx}"), 1);
+        assert_eq!(
+            (value(proxy, "meshfilter_requests_started_total"), value(proxy, "meshfilter_requests_in_flight")),
+            (0, 0)
+        );
+
+        let stream = proxy.http("in", 0);
+        stream.request(&get("/"));
+        proxy.advance(MS);
+        stream.reply_locally(&reply);
+        let done = stream.finish();
+        assert_eq!((state(&done, "total_us"), state(&done, "proxy_us")), (Some("1000".into()), None));
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 0);
+    });
+}
+
+#[test]
+fn streams_stay_out_of_the_requests_histogram() {
+    let streams = [
+        (
+            get("/ws"),
+            Message::new([(":status", "101"), ("upgrade", "websocket")]),
+            "protocol=websocket,method=GET,code=1xx",
+        ),
+        (
+            get("/sse"),
+            Message::new([(":status", "200"), ("content-type", "text/event-stream; x")]),
+            "protocol=http,method=GET,code=2xx",
+        ),
+        (get("/chat.Chat/Watch"), ok(), "protocol=http,method=GET,code=2xx"),
+        (
+            Message::new([(":method", "CONNECT"), (":authority", "a")]),
+            ok(),
+            "protocol=websocket,method=CONNECT,code=2xx",
+        ),
+    ];
+    for (request, response, labels) in streams {
+        each(r#"{"streams": ["/chat.Chat/"], "slo": [{"name": "fast", "within": "10ms"}]}"#, 1, |proxy, _| {
+            timed(proxy, &request, &response);
+            assert_eq!(samples(proxy, &format!("meshfilter_stream_duration_milliseconds{{{labels}}}")), [27]);
+            assert_eq!(samples(proxy, &format!("meshfilter_request_first_byte_milliseconds{{{labels}}}")), [25]);
+            assert!(!proxy.metrics().keys().any(|name| name.contains("request_duration") || name.contains("slo")));
+        });
+    }
+}
+
+#[test]
+fn grpc_is_judged_by_its_own_status() {
+    let request = Message::new([
+        (":method", "POST"),
+        (":path", "/a.B/C"),
+        (":authority", "a"),
+        ("content-type", "application/grpc+proto"),
+    ]);
+    each(
+        r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_status"]}"#,
+        1,
+        |proxy, _| {
+            for (code, good) in [(0, 1), (5, 2), (14, 2)] {
+                let stream = proxy.http("in", 0);
+                stream.request(&request);
+                stream.set_property(&["response", "grpc_status"], i64::from(code));
+                stream.response(&ok());
+                stream.finish();
+                let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_status={code}}}");
+                assert_eq!(value(proxy, &name), 1);
+                assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{code}");
+            }
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 3);
+        },
+    );
+}
+
+#[test]
+fn objectives_and_apdex_count_what_users_feel() {
+    let configuration =
+        r#"{"slo": [{"name": "a", "within": "27ms"}, {"name": "b", "within": "26ms"}], "apdex": "10ms", "unit": "us"}"#;
+    each(configuration, 1, |proxy, _| {
+        timed(proxy, &get("/"), &ok());
+        timed(proxy, &get("/"), &Message::new([(":status", "503")]));
+        let good = |name: &str| value(proxy, &format!("meshfilter_slo_good_requests_total{{objective={name}}}"));
+        assert_eq!((good("a"), good("b")), (1, 0));
+        let felt = |feeling: &str| value(proxy, &format!("meshfilter_apdex_requests_total{{feeling={feeling}}}"));
+        assert_eq!((felt("satisfied"), felt("tolerating"), felt("frustrated")), (0, 1, 1));
+        let name = "meshfilter_request_duration_microseconds{protocol=http,method=GET,code=2xx}";
+        assert_eq!(samples(proxy, name), [27_000]);
+    });
+}
+
+#[test]
+fn the_gauge_is_back_at_zero_after_resets_pushes_and_on_every_worker() {
+    each("{}", 3, |proxy, plugin| {
+        let mut streams = Vec::new();
+        for n in 0..300 {
+            let stream = proxy.http("in", n % 3);
+            stream.request(&get("/"));
+            streams.push(stream);
+            if n % 50 == 0 {
+                proxy.push("in", [plugin(&format!("{{\"max_series\": {}}}", 100 + n))]).unwrap();
+            }
+        }
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 300);
+        // Half of them get an answer; all end.
+        for (at, stream) in streams.iter().enumerate() {
+            if at % 2 == 0 {
+                stream.response(&ok());
+            }
+            stream.finish();
+        }
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 0);
+        assert_eq!(value(proxy, "meshfilter_requests_started_total"), 300);
+    });
+}
+
+#[test]
+fn a_connection_has_metrics_of_its_own() {
+    each(r#"{"bytes": true}"#, 1, |proxy, _| {
+        proxy.set_property(&["xds", "listener_direction"], 1_i64);
+        let stream = proxy.tcp("in", 0);
+        assert_eq!(value(proxy, "meshfilter_connections_open{direction=inbound}"), 1);
+        stream.downstream_data("abc", false);
+        proxy.advance(9 * MS);
+        stream.set_property(&["request", "total_size"], 3_i64);
+        stream.close(Peer::Remote);
+        assert_eq!(value(proxy, "meshfilter_connections_open{direction=inbound}"), 0);
+        let labels = "direction=inbound,protocol=tcp";
+        assert_eq!(value(proxy, &format!("meshfilter_connections_finished_total{{{labels}}}")), 1);
+        assert_eq!(value(proxy, &format!("meshfilter_request_bytes_total{{{labels}}}")), 3);
+        assert_eq!(samples(proxy, &format!("meshfilter_connection_duration_milliseconds{{{labels}}}")), [9]);
+        assert_eq!(stream.filter_state("latency.total_us").unwrap(), b"9000");
+    });
+}
+
+#[test]
+fn the_time_in_the_filters_between_is_the_chains() {
+    for (_, code) in both::<Latency>("dist/latency.wasm") {
+        let proxy = Proxy::new(1, 1);
+        let role =
+            |role: &str| Plugin::new(role, &code).configuration(format!(r#"{{"role": "{role}", "labels": []}}"#));
+        // A filter that holds the request back for a while would stand between; here the chain does, by pausing.
+        let slow = Slow::code();
+        proxy.push("in", [role("outer"), Plugin::new("slow", &slow), role("inner")]).unwrap();
+        proxy.cluster("wait", |_| Some((8 * MS, emulator::CallEnd::Reset)));
+        let stream = proxy.http("in", 0);
+        stream.request(&get("/"));
+        proxy.advance(8 * MS);
+        proxy.advance(20 * MS);
+        stream.response(&ok());
+        let done = stream.finish();
+        assert_eq!(state(&done, "filters_us").unwrap(), "8000");
+        assert_eq!(samples(&proxy, "meshfilter_filters_duration_microseconds"), [8000]);
+        assert_eq!(value(&proxy, "meshfilter_requests_started_total"), 1, "the inner one does not count");
+    }
+}
+
+/// Holds each request until a call has ended.
+struct Slow(emulator::Host);
+
+impl Slow {
+    fn code() -> Rc<dyn Code> {
+        struct Make;
+        impl Code for Make {
+            fn identity(&self) -> u64 {
+                42
+            }
+            fn start(&self, host: emulator::Host) -> Result<Box<dyn emulator::Guest>, String> {
+                Ok(Box::new(Slow(host)))
+            }
+        }
+        Rc::new(Make)
+    }
+}
+
+impl emulator::Guest for Slow {
+    fn has(&self, callback: &str) -> bool {
+        ["proxy_on_request_headers", "proxy_on_http_call_response"].contains(&callback)
+    }
+    fn call(&mut self, callback: emulator::Callback) -> Result<u64, String> {
+        if let emulator::Callback::HttpCallResponse { .. } = callback {
+            self.0.set_effective_context(2).unwrap();
+            self.0.continue_stream(0).unwrap();
+            return Ok(0);
+        }
+        let head = pairs([(":method", "GET"), (":path", "/"), (":authority", "a")]);
+        self.0.http_call(b"wait", &emulator::encode_pairs(&head), b"", b"", 0).unwrap();
+        Ok(1)
+    }
+}
+
+#[test]
+fn what_a_stranger_makes_up_makes_no_series() {
+    each(r#"{"max_series": 20, "labels": ["method", "code", "route"], "code": "exact"}"#, 1, |proxy, _| {
+        for n in 0..2000_u32 {
+            let request = Message::new([
+                (":method", format!("M{n}").as_str()),
+                (":path", "/"),
+                (":authority", format!("host-{n}").as_str()),
+            ]);
+            let stream = proxy.http("in", 0);
+            stream.request(&request);
+            stream.set_property(&["xds", "route_name"], format!("route-{n}").as_str());
+            stream.response(&Message::new([(":status", (200 + n % 400).to_string().as_str())]));
+            stream.finish();
+        }
+        // 20, and one more of each metric.
+        assert!(proxy.metrics().len() <= 25, "{}", proxy.metrics().len());
+        let over = "meshfilter_requests_finished_total{direction=overflow,protocol=overflow,method=overflow,code=overflow,grpc_status=overflow,failure=overflow,route=overflow,cluster=overflow}";
+        assert!(value(proxy, over) > 1900);
+    });
+}
+
+#[test]
+fn what_is_left_out_is_not_measured_and_sampling_spares_only_the_log() {
+    each(
+        r#"{"exclude": {"paths": ["/health"], "routes": ["probe"]}, "properties": {"sample": 0.5}}"#,
+        1,
+        |proxy, _| {
+            let done = timed(proxy, &get("/healthz"), &ok());
+            assert!(done.filter_state.is_empty());
+            let stream = proxy.http("in", 0);
+            stream.set_property(&["xds", "route_name"], "probe");
+            stream.request(&get("/"));
+            stream.finish();
+            assert!(!proxy.metrics().keys().any(|name| name.contains("finished")));
+            assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 0);
+            let logged = (0..400).filter(|_| !timed(proxy, &get("/"), &ok()).filter_state.is_empty()).count();
+            assert!((150..250).contains(&logged), "{logged} of 400");
+            assert_eq!(value(proxy, "meshfilter_requests_finished_total{protocol=http,method=GET,code=2xx}"), 400);
+        },
+    );
+}
+
+#[test]
+fn a_wrong_configuration_says_where_and_what_would_be_right() {
+    each("{}", 1, |proxy, plugin| {
+        for (wrong, said) in [
+            (r#"{"labels": ["route", "route"]}"#, "at `labels[1]`: stands there twice, take one out"),
+            (r#"{"slo": [{"name": "", "within": "1s"}]}"#, "at `slo[0].name`: is empty"),
+            (r#"{"slo": [{"name": "a", "within": "0s"}]}"#, "at `slo[0].within`: is zero"),
+            (
+                r#"{"slo": [{"name": "a", "within": "1s"}, {"name": "a", "within": "2s"}]}"#,
+                "at `slo[1].name`: stands there twice",
+            ),
+            (r#"{"apdex": "0ms"}"#, "at `apdex`: is zero"),
+            (r#"{"exclude": {"paths": [""]}}"#, "at `exclude.paths[0]`: is empty and would mean all"),
+            (r#"{"max_series": 5}"#, "at `max_series`: is out of range, give a whole number from 10 to 100000"),
+            (r#"{"role": "middle"}"#, "at `role`: is not known, give one of alone, outer, inner"),
+        ] {
+            assert!(proxy.push("in", [plugin(wrong)]).is_err(), "{wrong}");
+            let log = proxy.log();
+            assert!(log.last().unwrap().text.contains(said), "{wrong}: {:?}", log.last());
+        }
+    });
+}
