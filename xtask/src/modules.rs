@@ -19,7 +19,7 @@ pub(crate) const SHIPPED: [(&str, usize); 2] = [("trace-id", 130_000), ("latency
 const TESTED: [&str; 4] = ["noop", "called", "trap", "duo"];
 
 /// Taken as they are linked, with every callback: what others build, and what asks a host about all of them.
-const WHOLE: [&str; 2] = ["noop-sdk", "probe"];
+const WHOLE: [&str; 3] = ["noop-sdk", "latency-sdk", "probe"];
 
 /// Written by hand, as text.
 const RAW: [&str; 2] = ["floor", "raw"];

@@ -8,6 +8,7 @@ pub mod config;
 pub mod outcome;
 
 use config::{Code, Config, Label, Role, Unit};
+use core::cell::OnceCell;
 use kit::prelude::*;
 use kit::{Context, Filter, Flow, Headers, Host, Labels, Metric, MetricKind, Phases, Refusal};
 use outcome::Protocol;
@@ -83,6 +84,8 @@ pub struct Latency {
     config: Config,
     /// By [`LABELS`]: whether configuration chose it.
     chosen: [bool; LABELS.len()],
+    /// Of the listener, which a plugin has one of: asked for once.
+    direction: OnceCell<&'static str>,
 }
 
 /// What is kept of a request or connection.
@@ -143,7 +146,7 @@ impl Filter for Latency {
                 return Err(Refusal::at(&format!("{name}[{index}]"), "is empty and would mean all, take it out"));
             }
         }
-        Ok(Self { config, chosen })
+        Ok(Self { config, chosen, direction: OnceCell::new() })
     }
 
     fn max_series(&self) -> usize {
@@ -241,11 +244,11 @@ impl Latency {
         if !self.chose(Label::Direction) {
             return "";
         }
-        match host.number(&["xds", "listener_direction"]) {
+        self.direction.get_or_init(|| match host.number(&["xds", "listener_direction"]) {
             Some(1) => "inbound",
             Some(2) => "outbound",
             _ => "",
-        }
+        })
     }
 
     fn begin(&self, cx: &mut Context<'_, Self>, started: &'static Metric, under_way: &'static Metric) {

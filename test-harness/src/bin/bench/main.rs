@@ -7,6 +7,7 @@
 //! hold it, and none of the loads), `--quick` (few of all: to see that it works, the figures are worth nothing), and
 //! `--write FILE` (the results, if the measurement can be believed).
 
+mod latency;
 mod machine;
 mod noop;
 mod trace_id;
@@ -30,7 +31,7 @@ const TIMES: usize = 10;
 
 /// What is measured.
 fn arms() -> Result<Vec<Arm>> {
-    Ok([noop::arms()?, trace_id::arms()?].concat())
+    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?].concat())
 }
 
 /// What is weighed: every module that is shipped, and the no-ops beside them.
