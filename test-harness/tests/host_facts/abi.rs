@@ -152,3 +152,27 @@ pub async fn only_the_capabilities_that_are_granted_are_there() -> Result<()> {
     assert_eq!(world.steps("p", "request_headers").await?, wanted);
     Ok(())
 }
+
+/// A VM's memory ends at 1 GiB: more is refused at the start, and cannot be had later. Instructions of `simd128` are
+/// taken.
+pub async fn memory_ends_at_one_gib_and_simd_is_taken() -> Result<()> {
+    let configured = |pages: u32, body: &str| {
+        let configure = format!("(func (export \"proxy_on_configure\") (param i32 i32) (result i32) {body}))");
+        let module = module("", "").replace("\"memory\") 1)", &format!("\"memory\") {pages})"));
+        format!("{}{configure}", module.strip_suffix(')').unwrap())
+    };
+    let nothing = "(i32.const 1)";
+    let grow = |pages: u32| format!("(i32.ne (memory.grow (i32.const {pages})) (i32.const -1))");
+    for (module, taken) in [
+        (configured(16_384, nothing), true),
+        (configured(16_385, nothing), false),
+        (configured(1, &grow(16_383)), true),
+        (configured(1, &grow(16_384)), false),
+        (configured(1, "(i8x16.extract_lane_u 0 (i8x16.splat (i32.const 1)))"), true),
+        // That it is the instruction's result which counts.
+        (configured(1, "(i8x16.extract_lane_u 0 (i8x16.splat (i32.const 0)))"), false),
+    ] {
+        assert_eq!(judged::<RealEnvoy>(module.clone()).await? == Verdict::Accepted, taken, "{module}");
+    }
+    Ok(())
+}

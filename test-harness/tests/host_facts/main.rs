@@ -124,6 +124,7 @@ facts! {
         each_definition_has_a_new_id_for_the_same_series
         each_kind_takes_what_it_takes
         a_series_is_one_for_the_whole_process
+        a_gauge_that_several_vms_move_is_moved_by_differences
     }
     abi {
         every_function_of_the_abi_and_18_of_wasi_are_offered
@@ -146,7 +147,7 @@ facts! {
     }
 }
 
-/// What the emulator does not play: a scrape, connections that several requests share, capabilities.
+/// What the emulator does not play: a scrape, connections that several requests share, capabilities, V8's limits.
 mod on_envoy_alone {
     #[tokio::test]
     async fn a_label_is_taken_out_of_the_name() -> anyhow::Result<()> {
@@ -161,5 +162,10 @@ mod on_envoy_alone {
     #[tokio::test]
     async fn only_the_capabilities_that_are_granted_are_there() -> anyhow::Result<()> {
         crate::abi::only_the_capabilities_that_are_granted_are_there().await
+    }
+
+    #[tokio::test]
+    async fn memory_ends_at_one_gib_and_simd_is_taken() -> anyhow::Result<()> {
+        crate::abi::memory_ends_at_one_gib_and_simd_is_taken().await
     }
 }

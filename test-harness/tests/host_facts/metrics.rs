@@ -107,6 +107,19 @@ pub async fn a_series_is_one_for_the_whole_process<W: World>() -> Result<()> {
     Ok(())
 }
 
+/// Differences add up over all VMs; what is recorded is the last writer's.
+pub async fn a_gauge_that_several_vms_move_is_moved_by_differences<W: World>() -> Result<()> {
+    let script = json!({ "configure": [
+        ["define_metric", "gauge", "moved"], ["increment_metric", "moved", 3], ["increment_metric", "moved", -1],
+        ["define_metric", "gauge", "set"], ["increment_metric", "set", 7], ["record_metric", "set", 5],
+    ] });
+    let world = W::start(&Scene { workers: 2, ..Scene::new([Site::of("p", script)]) }).await?;
+    world.seen("p", "configure", 3).await?;
+    // A canary, the main thread, two workers.
+    assert_eq!((world.stat("wasmcustom.moved").await?, world.stat("wasmcustom.set").await?), (Some(4 * 2), Some(5)));
+    Ok(())
+}
+
 /// For Prometheus without `envoy_` and `wasmcustom`; a label is what `stats_tags` take out of the name. Characters that a
 /// series may not have become `_`.
 pub async fn a_label_is_taken_out_of_the_name() -> Result<()> {
