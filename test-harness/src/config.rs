@@ -52,6 +52,7 @@ pub struct Listener {
     pub(crate) name: String,
     pub(crate) port: Option<u16>,
     kind: Kind,
+    access_log: Option<AccessLog>,
     overrides: Value,
 }
 
@@ -65,7 +66,6 @@ enum Kind {
 struct Http {
     filters: Vec<HttpFilter>,
     routes: Vec<Route>,
-    access_log: Option<AccessLog>,
     overrides: Value,
 }
 
@@ -73,7 +73,7 @@ impl Listener {
     /// A listener for HTTP/1.1 and h2c, whichever the client speaks. Without a route it answers 200 `ok` itself.
     #[must_use]
     pub fn http(name: &str) -> Self {
-        let http = Http { filters: Vec::new(), routes: Vec::new(), access_log: None, overrides: json!({}) };
+        let http = Http { filters: Vec::new(), routes: Vec::new(), overrides: json!({}) };
         Self::new(name, Kind::Http(Box::new(http)))
     }
 
@@ -84,7 +84,7 @@ impl Listener {
     }
 
     fn new(name: &str, kind: Kind) -> Self {
-        Self { name: name.to_owned(), port: None, kind, overrides: json!({}) }
+        Self { name: name.to_owned(), port: None, kind, access_log: None, overrides: json!({}) }
     }
 
     fn hcm(&mut self) -> &mut Http {
@@ -108,10 +108,11 @@ impl Listener {
         self
     }
 
-    /// Sets the access log, a file that [`Envoy::access_log`](crate::Envoy::access_log) reads.
+    /// Sets the access log, a file that [`Envoy::access_log`](crate::Envoy::access_log) reads: a line per request, or, of
+    /// a listener for TCP, per connection.
     #[must_use]
     pub fn access_log(mut self, log: AccessLog) -> Self {
-        self.hcm().access_log = Some(log);
+        self.access_log = Some(log);
         self
     }
 
@@ -149,9 +150,10 @@ impl Listener {
     }
 
     pub(crate) fn render(&self, places: &Places, port: u16) -> Value {
+        let log = self.access_log.as_ref().map(|log| log.render(&places.access_log(&self.name)));
         let filters = match &self.kind {
             Kind::Tcp(filters) => filters.clone(),
-            Kind::Http(http) => vec![http.render(&self.name, places)],
+            Kind::Http(http) => vec![http.render(&self.name, log.as_ref(), places)],
         };
         let mut listener = json!({
             "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -159,6 +161,10 @@ impl Listener {
             "address": { "socket_address": { "address": "127.0.0.1", "port_value": port } },
             "filter_chains": [{ "filters": filters }],
         });
+        if let (Kind::Tcp(_), Some(log)) = (&self.kind, log) {
+            // Here and not at the filter that sends it on: this one writes when every filter is done with the connection.
+            listener["access_log"] = json!([log]);
+        }
         merge(&mut listener, self.overrides.clone());
         listener
     }
@@ -174,7 +180,7 @@ impl Listener {
 }
 
 impl Http {
-    fn render(&self, listener: &str, places: &Places) -> Value {
+    fn render(&self, listener: &str, access_log: Option<&Value>, places: &Places) -> Value {
         let mut filters: Vec<Value> = self.filters.iter().map(|filter| filter.render(places)).collect();
         filters.push(json!({
             "name": "router",
@@ -192,15 +198,8 @@ impl Http {
             "route_config": { "name": listener, "virtual_hosts": hosts },
             "http_filters": filters,
         });
-        if let Some(log) = &self.access_log {
-            hcm["access_log"] = json!([{
-                "name": "file",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-                    "path": places.access_log(listener),
-                    "log_format": log.0,
-                },
-            }]);
+        if let Some(log) = access_log {
+            hcm["access_log"] = json!([log]);
         }
         merge(&mut hcm, self.overrides.clone());
         json!({ "name": "http", "typed_config": hcm })
@@ -244,6 +243,17 @@ impl Route {
 pub struct AccessLog(Value);
 
 impl AccessLog {
+    fn render(&self, path: &Path) -> Value {
+        json!({
+            "name": "file",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": path,
+                "log_format": self.0,
+            },
+        })
+    }
+
     /// A JSON object per request: its keys, and for each the operator that gives its value, such as `%RESPONSE_CODE%`.
     /// An operator alone keeps its type, and is `null` where it has no value.
     #[must_use]
@@ -288,6 +298,17 @@ impl HttpFilter {
     pub fn lua(name: &str, script: &str) -> Self {
         let source = json!({ "inline_string": script });
         Self::raw(name, json!({ "@type": format!("{FILTERS}.http.lua.v3.Lua"), "default_source_code": source }))
+    }
+
+    /// The same plugin as a filter of TCP connections: what [`Listener::tcp`] takes.
+    ///
+    /// # Panics
+    /// When it is no wasm module.
+    #[must_use]
+    pub fn of_connections(self) -> Value {
+        let config = self.typed_config.get("config").expect("a wasm module");
+        let kind = format!("{FILTERS}.network.wasm.v3.Wasm");
+        json!({ "name": self.name, "typed_config": { "@type": kind, "config": config } })
     }
 
     /// Any other filter: its `typed_config` as JSON, with `@type`.
