@@ -16,7 +16,7 @@ use crate::cases::{self, Case};
 use crate::{module, root};
 
 /// The filters that have cases.
-pub const FILTERS: [&str; 1] = ["trace-id"];
+pub const FILTERS: [&str; 2] = ["trace-id", "latency"];
 
 /// Requests of a case that are not counted: the first ones define metrics and grow memory.
 const WARM: usize = 8;
@@ -90,6 +90,7 @@ fn measure_filter(filter: &str) -> Result<BTreeMap<String, Budget>> {
 
 fn measure_case(proxy: &Proxy, case: &Case) -> Budget {
     let (request, response) = (case.request(), case.response());
+    case.give(proxy);
     (0..WARM).for_each(|_| drop(proxy.exchange("in", 0, &request, &response)));
     drop(proxy.take_tally());
     (0..COUNTED).for_each(|_| drop(proxy.exchange("in", 0, &request, &response)));

@@ -39,12 +39,26 @@ pub struct Case {
     /// What comes from the upstream.
     #[serde(default)]
     pub response: Parts,
+    /// What an emulated proxy tells of it besides, by the attribute's path, such as `xds.cluster_name`; a real one knows
+    /// by itself.
+    #[serde(default)]
+    pub given: BTreeMap<String, Given>,
     /// What comes of it.
     #[serde(default)]
     pub expect: Expect,
     /// Whether the script beside which the filter is measured does the same.
     #[serde(default)]
     pub script: bool,
+}
+
+/// The value of an attribute.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    /// An integer, or nanoseconds.
+    Number(i64),
+    /// Text.
+    Text(String),
 }
 
 fn empty() -> serde_json::Value {
@@ -197,6 +211,17 @@ impl Case {
         self.response.message(vec![(":status", self.response.status.unwrap_or(200).to_string())])
     }
 
+    /// Lets an emulated proxy know what is [given](Self::given).
+    pub fn give(&self, proxy: &emulator::Proxy) {
+        for (path, value) in &self.given {
+            let path: Vec<&str> = path.split('.').collect();
+            match value {
+                Given::Number(number) => proxy.set_property(&path, *number),
+                Given::Text(text) => proxy.set_property(&path, text.as_str()),
+            }
+        }
+    }
+
     /// The request, for a real one.
     #[must_use]
     pub fn wire_request(&self) -> Request {
@@ -316,6 +341,7 @@ mod tests {
             config: empty(),
             request: Parts::default(),
             response: Parts::default(),
+            given: BTreeMap::new(),
             expect: Expect {
                 upstream: vec![("a".into(), "1".into()), ("a".into(), "{x}".into())],
                 upstream_without: vec!["b".into()],

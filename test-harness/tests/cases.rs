@@ -16,6 +16,7 @@ fn emulated<F: Filter>(filter: &str) -> Result<()> {
         let proxy = Proxy::<F>::start_beside(&format!("dist/{filter}.wasm"), &case.config.to_string());
         let mut proxy = proxy.with_context(|| format!("{}: the configuration is refused", case.name))?;
         let (request, response) = (case.request(), case.response());
+        proxy.each(|proxy| case.give(proxy));
         let done = proxy.steps(|stream| {
             stream.request(&request);
             stream.response(&response);
@@ -94,6 +95,18 @@ async fn trace_id_in_a_real_envoy() -> Result<()> {
     let path = module("trace-id")?;
     let on = |case: &Case| Ok(HttpFilter::wasm("trace-id", &path).config(case.config.clone()));
     real("trace-id", &cases::load("trace-id")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+#[test]
+fn latency_in_an_emulated_proxy() -> Result<()> {
+    emulated::<latency::Latency>("latency")
+}
+
+#[tokio::test]
+async fn latency_in_a_real_envoy() -> Result<()> {
+    let path = module("latency")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("latency", &path).config(case.config.clone()));
+    real("latency", &cases::load("latency")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
 }
 
 /// Its speed beside the filter's would mean nothing otherwise.

@@ -791,13 +791,13 @@ async fn known_pauses_are_where_they_were_put() -> Result<()> {
     // Stops this very thread, because a timer's wake-up would be a millisecond late, and notes how long and until when.
     let pauses = Arc::<Mutex<Vec<(i64, i64)>>>::default();
     let noted = Arc::clone(&pauses);
-    let upstream = Upstream::with(move |_| {
+    let upstream = Upstream::with(move |request| {
         let begun = now_us();
         std::thread::sleep(Duration::from_millis(8));
         noted.lock().unwrap().push((now_us() - begun, now_us()));
         // Without a body: what comes behind the headers is read when the filters have let them through, and while one of
         // them keeps the worker busy, that is time of the upstream.
-        Reply::new(200).header("x-slow", "y")
+        Reply::new(200).header(if request.headers.has("x-quick") { "x-fast" } else { "x-slow" }, "y")
     })
     .await?;
     let role = |role: &str| latency(role, json!({ "role": role, "labels": ["route"], "unit": "us" }));
@@ -852,6 +852,27 @@ async fn known_pauses_are_where_they_were_put() -> Result<()> {
     let answered = envoy.access_log("in").len();
     becomes(&envoy, "meshfilter_filters_duration_microseconds_count", &[], f64::from(u32::try_from(answered)?)).await?;
 
+    // In the pool: a second request has to wait until the first gives the only connection free.
+    in_a_quiet_moment(async || {
+        let mut waited = vec![];
+        for _ in 0..REQUESTS {
+            pauses.lock().unwrap().clear();
+            let before = envoy.access_log("in").len();
+            let request = Request::get("/").header("x-quick", "y");
+            let second = async {
+                sleep(Duration::from_millis(2)).await;
+                h2.send(&request).await
+            };
+            let (one, other) = tokio::join!(h2.send(&request), second);
+            ensure!(one?.status == 200 && other?.status == 200, "not answered");
+            let line = envoy.wait_for_json("in", before + 2).await?.remove(before + 1);
+            // It was held back until it arrived at the upstream, all the time from its beginning.
+            let (slept, until) = pauses.lock().unwrap()[1];
+            waited.push(number(&line, "pool_us")? - (until - slept - number(&line, "start_time_ns")? / 1000));
+        }
+        near("pool_us", waited)
+    })
+    .await?;
     assert_no_trap(&envoy);
     Ok(())
 }
