@@ -370,3 +370,38 @@ fn a_wrong_configuration_says_where_and_what_would_be_right() {
         }
     });
 }
+
+#[test]
+fn every_example_of_the_readme_is_taken_and_every_filter_state_is_in_it() {
+    let readme = include_str!("../README.md");
+    let examples: Vec<&str> =
+        readme.lines().filter_map(|line| Some(line.split_once("| `{")?.1.split_once("` |")?.0)).collect();
+    assert!(examples.len() >= 7);
+    each("{}", 1, |proxy, plugin| {
+        for example in &examples {
+            proxy.push("in", [plugin(&format!("{{{example}"))]).unwrap_or_else(|why| panic!("{example}: {why}"));
+        }
+        let everything = r#"{"role": "outer", "properties": {"json": true}}"#;
+        proxy.push("in", [plugin(everything), plugin(r#"{"role": "inner"}"#)]).unwrap();
+        let done = timed(proxy, &get("/"), &ok());
+        let named: std::collections::BTreeSet<&str> =
+            readme.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
+        let named: Vec<&str> = named.into_iter().filter(|name| name.starts_with("wasm.")).collect();
+        // What the two tell each other is theirs.
+        let set = done.filter_state.keys().map(String::as_str).filter(|key| *key != "wasm.latency.inner_ns");
+        assert_eq!(set.collect::<Vec<_>>(), named);
+    });
+}
+
+#[test]
+fn the_beginning_that_another_filter_wrote_stands() {
+    each("{}", 1, |proxy, _| {
+        let stream = proxy.http("in", 0);
+        stream.request(&get("/"));
+        stream.set_property(&["start_time_ns"], "another's");
+        stream.response(&ok());
+        assert_eq!(stream.finish().filter_state.get("wasm.start_time_ns"), None);
+        let done = timed(proxy, &get("/"), &ok());
+        assert!(done.filter_state["wasm.start_time_ns"].len() > 10);
+    });
+}
