@@ -117,7 +117,7 @@ impl Raw {
     /// Sends this when something comes, and closes a moment later.
     async fn saying(text: &'static [u8]) -> Result<Self> {
         Self::start(move |mut stream| async move {
-            stream.read(&mut [0; 1000]).await?;
+            let _ = stream.read(&mut [0; 1000]).await?;
             stream.write_all(text).await?;
             sleep(Duration::from_millis(50)).await;
             Ok(())
@@ -129,7 +129,7 @@ impl Raw {
     async fn echo(upgrade: Option<&'static [u8]>) -> Result<Self> {
         Self::start(move |mut stream| async move {
             if let Some(answer) = upgrade {
-                stream.read(&mut [0; 4000]).await?;
+                let _ = stream.read(&mut [0; 4000]).await?;
                 stream.write_all(answer).await?;
             }
             let (mut from, mut to) = stream.split();
@@ -424,7 +424,7 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
         // What the proxy itself measures, in milliseconds, began before the filter.
         assert!(part(&line, "total_us").unwrap() / 1000 <= line["duration"].as_u64().unwrap() + 1, "{what}: {line:?}");
 
-        let path = request.path.splitn(3, '/').nth(1).map(|name| format!("/{name}")).unwrap();
+        let path = request.path.split('/').nth(1).map(|name| format!("/{name}")).unwrap();
         let (path, code) = (if word == "no_route" { "" } else { &path }, code.to_string());
         let mut labels = vec![("direction", "outbound"), ("code", &code), ("failure", word), ("route", path)];
         labels.retain(|(_, value)| !value.is_empty());
@@ -467,7 +467,9 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let websocket = Raw::echo(Some(upgraded)).await?;
     let configuration = json!({ "labels": ALL_LABELS, "streams": ["/chat.Chat/"], "bytes": true });
+    let buckets = json!({ "match": { "prefix": "wasmcustom.meshfilter_" }, "buckets": [10, 50, 100, 200, 500] });
     let envoy = builder()
+        .histogram_buckets(buckets)
         .cluster("up", upstream.addr())
         .cluster("ws", websocket.addr)
         .add_cluster(Cluster::new("h2", upstream.addr()).http2())
@@ -563,6 +565,10 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     becomes(&envoy, "meshfilter_request_duration_milliseconds_count", &[], 9.0).await?;
     assert!(counted("meshfilter_request_first_byte_milliseconds", &[]).await? >= 12.0);
     assert_eq!(counted("meshfilter_request_duration_milliseconds", &[("protocol", "websocket")]).await?, 0.0);
+    let metrics = envoy.prometheus().await?;
+    let buckets = metrics.series("meshfilter_request_duration_milliseconds_bucket", &[]);
+    let limits: BTreeSet<&str> = buckets.iter().map(|bucket| bucket.labels["le"].as_str()).collect();
+    assert_eq!(limits, ["+Inf", "10", "100", "200", "50", "500"].into());
     assert_no_trap(&envoy);
     Ok(())
 }

@@ -301,7 +301,7 @@ impl Latency {
             Code::Class => outcome::class(status),
             Code::Exact => &code,
         };
-        let grpc_status = grpc.and_then(|code| u16::try_from(code).ok()).map(outcome::digits).unwrap_or_default();
+        let grpc_status = grpc.map(outcome::grpc_status).unwrap_or_default();
         let cluster = self.name(cx.host, Label::Cluster);
         let chosen = |label, value| if self.chose(label) { value } else { "" };
         let labels = cx.metrics.labels(&[

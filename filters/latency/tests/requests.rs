@@ -174,17 +174,17 @@ fn grpc_is_judged_by_its_own_status() {
         r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_status"]}"#,
         1,
         |proxy, _| {
-            for (code, good) in [(0, 1), (5, 2), (14, 2)] {
+            for (code, label, good) in [(0, "0", 1), (5, "5", 2), (14, "14", 2), (17, "other", 2)] {
                 let stream = proxy.http("in", 0);
                 stream.request(&request);
                 stream.set_property(&["response", "grpc_status"], i64::from(code));
                 stream.response(&ok());
                 stream.finish();
-                let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_status={code}}}");
+                let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_status={label}}}");
                 assert_eq!(value(proxy, &name), 1);
                 assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{code}");
             }
-            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 3);
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 4);
         },
     );
 }

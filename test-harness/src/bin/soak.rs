@@ -26,10 +26,10 @@ fn latency() -> Subject {
         name: "latency",
         right: |number| {
             json!({
-                "max_series": 100 + number % 100,
+                "max_series": (number % 100).saturating_add(100),
                 "server_timing": true,
                 "bytes": true,
-                "slo": [{ "name": "fast", "within": format!("{}ms", 1 + number % 1000) }],
+                "slo": [{ "name": "fast", "within": format!("{}ms", (number % 10_000).saturating_add(1)) }],
                 "properties": { "json": number.is_multiple_of(2) },
             })
         },
