@@ -18,6 +18,7 @@ use kit::Filter as _;
 use latency::Latency;
 use serde_json::{Map, Value, json};
 use test_harness::envoy::Builder;
+use test_harness::metrics::{Metrics, Sample};
 use test_harness::{
     AccessLog, Cluster, Envoy, H1, H2, HttpFilter, Listener, PATIENCE, Reply, Request, Route, Upstream, eventually,
     module,
@@ -410,7 +411,7 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
             false,
         ),
     ];
-    let (mut good, mut count) = (0.0, 0.0);
+    let (mut good, mut count, mut before) = (0.0, 0.0, Metrics::default());
     for (n, (what, request, code, flags, word, attempts, unknown, is_good)) in rows.into_iter().enumerate() {
         // That some of them break off is looked at in the log.
         let _ = envoy.send("in", &request).await;
@@ -425,11 +426,20 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
         assert!(part(&line, "total_us").unwrap() / 1000 <= line["duration"].as_u64().unwrap() + 1, "{what}: {line:?}");
 
         let path = request.path.split('/').nth(1).map(|name| format!("/{name}")).unwrap();
-        let (path, code) = (if word == "no_route" { "" } else { &path }, code.to_string());
-        let mut labels = vec![("direction", "outbound"), ("code", &code), ("failure", word), ("route", path)];
-        labels.retain(|(_, value)| !value.is_empty());
+        // Of all the same labels: a label that is not there is an empty one.
+        let labels = [("direction", "outbound"), ("code", &code.to_string()), ("failure", word)];
+        let labels = labels.into_iter().chain([("route", if word == "no_route" { "" } else { &path })]);
+        let labels: Vec<(&str, &str)> = labels.collect();
         let metrics = envoy.prometheus().await?;
-        assert!(metrics.value("meshfilter_requests_finished_total", &labels).is_some(), "{what}: {labels:?}");
+        let times = |metrics: &Metrics| -> f64 {
+            let all = metrics.series("meshfilter_requests_finished_total", &[]);
+            let same = |sample: &&&Sample| {
+                labels.iter().all(|(name, value)| sample.labels.get(*name).map_or("", String::as_str) == *value)
+            };
+            all.iter().filter(same).map(|sample| sample.value).sum()
+        };
+        assert_eq!(times(&metrics) - times(&before), 1.0, "{what}: {labels:?}");
+        before = metrics.clone();
         count += 1.0;
         good += if is_good { 1.0 } else { 0.0 };
         let slo = |name: &str| metrics.value(name, &[("objective", "ok")]);
