@@ -3,8 +3,15 @@
 //! none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
-use emulator::{Callback, Fault, Message, Plugin, Proxy, Status};
+use emulator::{Callback, Fault, Message, Peer, Plugin, Proxy, Status};
 use test_harness::module;
+
+/// All that the filter asks for and writes.
+const LATENCY: &str = r#"{
+    "labels": ["direction", "protocol", "method", "code", "grpc_status", "failure", "route", "cluster"], "code": "exact",
+    "bytes": true, "server_timing": true, "apdex": "10ms", "slo": [{"name": "a", "within": "1s"}], "max_series": 10,
+    "properties": {"json": true, "sample": 0.5}, "exclude": {"routes": ["a"]}, "streams": ["/s"]
+}"#;
 
 /// A life of the module under this host. What trapped is the error.
 fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
@@ -34,6 +41,9 @@ fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
     let _ = proxy.push("in", [plugin().configuration(format!("{configuration} "))]);
     (0..3).for_each(|_| drop(proxy.exchange("in", 0, &request, &response)));
     drop(proxy.http("in", 0).finish());
+    let connection = proxy.tcp("in", 0);
+    connection.downstream_data("a", false);
+    connection.close(Peer::Remote);
     early.response(&response);
     drop(early.finish());
 
@@ -41,6 +51,7 @@ fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
     let call = |callback| proxy.call_out_of_order("in", 0, callback);
     for context in [0, 1, 2, 3, 7, 99, u32::MAX] {
         call(Callback::Log { context });
+        call(Callback::NewConnection { context });
         call(Callback::ResponseHeaders { context, count: 3, end: 1 });
         call(Callback::RequestHeaders { context, count: u32::MAX, end: 7 });
         call(Callback::ContextCreate { context, parent: 98 });
@@ -72,7 +83,16 @@ fn no_answer_of_the_host_makes_a_module_trap() {
     let everything =
         r#"{"inject": ["w3c", "b3", "b3_single", "jaeger", "datadog", "xray"], "follow_tracer": "always"}"#;
     let both = r#"{"trace_id": {"join": {}}, "stamp": {"text": "x"}}"#;
-    let modules = [("trace-id", join), ("trace-id", everything), ("trace-id", "{}"), ("duo", both), ("called", "")];
+    let modules = [
+        ("trace-id", join),
+        ("trace-id", everything),
+        ("trace-id", "{}"),
+        ("latency", LATENCY),
+        ("latency", r#"{"role": "outer"}"#),
+        ("latency", r#"{"role": "inner"}"#),
+        ("duo", both),
+        ("called", ""),
+    ];
     for (name, configuration) in modules {
         for fault in &faults {
             live(name, configuration, fault)
@@ -102,7 +122,9 @@ fn no_single_failure_makes_a_module_trap() {
         "random_get",
     ] {
         for fault in [Fault::of(call), Fault::of(call).after(1).times(1), Fault::of(call).status(Status::OK)] {
-            live("trace-id", join, &fault).unwrap_or_else(|trap| panic!("{fault:?}: {trap}"));
+            for (name, configuration) in [("trace-id", join), ("latency", LATENCY)] {
+                live(name, configuration, &fault).unwrap_or_else(|trap| panic!("{name}, {fault:?}: {trap}"));
+            }
         }
     }
 }

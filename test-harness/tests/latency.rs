@@ -18,6 +18,7 @@ use kit::Filter as _;
 use latency::Latency;
 use serde_json::{Map, Value, json};
 use test_harness::envoy::Builder;
+use test_harness::metrics::{Metrics, Sample};
 use test_harness::{
     AccessLog, Cluster, Envoy, H1, H2, HttpFilter, Listener, PATIENCE, Reply, Request, Route, Upstream, eventually,
     module,
@@ -410,7 +411,7 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
             false,
         ),
     ];
-    let (mut good, mut count) = (0.0, 0.0);
+    let (mut good, mut count, mut before) = (0.0, 0.0, Metrics::default());
     for (n, (what, request, code, flags, word, attempts, unknown, is_good)) in rows.into_iter().enumerate() {
         // That some of them break off is looked at in the log.
         let _ = envoy.send("in", &request).await;
@@ -425,11 +426,19 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
         assert!(part(&line, "total_us").unwrap() / 1000 <= line["duration"].as_u64().unwrap() + 1, "{what}: {line:?}");
 
         let path = request.path.split('/').nth(1).map(|name| format!("/{name}")).unwrap();
+        // Of all the same labels: a label that is not there is an empty one.
         let (path, code) = (if word == "no_route" { "" } else { &path }, code.to_string());
-        let mut labels = vec![("direction", "outbound"), ("code", &code), ("failure", word), ("route", path)];
-        labels.retain(|(_, value)| !value.is_empty());
+        let labels = [("direction", "outbound"), ("code", &code), ("failure", word), ("route", path)];
         let metrics = envoy.prometheus().await?;
-        assert!(metrics.value("meshfilter_requests_finished_total", &labels).is_some(), "{what}: {labels:?}");
+        let times = |metrics: &Metrics| -> f64 {
+            let all = metrics.series("meshfilter_requests_finished_total", &[]);
+            let same = |sample: &&&Sample| {
+                labels.iter().all(|(name, value)| sample.labels.get(*name).map_or("", String::as_str) == *value)
+            };
+            all.iter().filter(same).map(|sample| sample.value).sum()
+        };
+        assert_eq!(times(&metrics) - times(&before), 1.0, "{what}: {labels:?}");
+        before = metrics.clone();
         count += 1.0;
         good += if is_good { 1.0 } else { 0.0 };
         let slo = |name: &str| metrics.value(name, &[("objective", "ok")]);
@@ -467,7 +476,9 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let websocket = Raw::echo(Some(upgraded)).await?;
     let configuration = json!({ "labels": ALL_LABELS, "streams": ["/chat.Chat/"], "bytes": true });
+    let buckets = json!({ "match": { "prefix": "wasmcustom.meshfilter_" }, "buckets": [10, 50, 100, 200, 500] });
     let envoy = builder()
+        .histogram_buckets(buckets)
         .cluster("up", upstream.addr())
         .cluster("ws", websocket.addr)
         .add_cluster(Cluster::new("h2", upstream.addr()).http2())
@@ -516,7 +527,7 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
         let _ = h2.send(&grpc(path, reply)).await;
         becomes(&envoy, finished, &[("protocol", "grpc"), ("grpc_status", status)], 1.0).await?;
     }
-    becomes(&envoy, "meshfilter_request_duration_milliseconds_count", &[("protocol", "grpc")], 5.0).await?;
+    becomes(&envoy, "meshfilter_request_duration_millis_count", &[("protocol", "grpc")], 5.0).await?;
     assert!(
         envoy
             .prometheus()
@@ -533,7 +544,7 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
         "/chat.Chat/Watch",
         "header=content-type:application/grpc; head; pause=300; chunk=a; trailer=grpc-status:0",
     );
-    let (in_flight, lifetime) = ("meshfilter_requests_in_flight", "meshfilter_stream_duration_milliseconds");
+    let (in_flight, lifetime) = ("meshfilter_requests_in_flight", "meshfilter_stream_duration_millis");
     let long = async |request: &Request| -> Result<()> {
         let (answer, under_way) = tokio::join!(h2.send(request), becomes(&envoy, in_flight, &[], 1.0));
         ensure!(answer?.status == 200, "not answered");
@@ -560,9 +571,13 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     becomes(&envoy, in_flight, &[], 0.0).await?;
 
     // What was no stream is in the other histogram, and all have a first byte.
-    becomes(&envoy, "meshfilter_request_duration_milliseconds_count", &[], 9.0).await?;
-    assert!(counted("meshfilter_request_first_byte_milliseconds", &[]).await? >= 12.0);
-    assert_eq!(counted("meshfilter_request_duration_milliseconds", &[("protocol", "websocket")]).await?, 0.0);
+    becomes(&envoy, "meshfilter_request_duration_millis_count", &[], 9.0).await?;
+    assert!(counted("meshfilter_request_first_byte_millis", &[]).await? >= 12.0);
+    assert_eq!(counted("meshfilter_request_duration_millis", &[("protocol", "websocket")]).await?, 0.0);
+    let metrics = envoy.prometheus().await?;
+    let buckets = metrics.series("meshfilter_request_duration_millis_bucket", &[]);
+    let limits: BTreeSet<&str> = buckets.iter().map(|bucket| bucket.labels["le"].as_str()).collect();
+    assert_eq!(limits, ["+Inf", "10", "100", "200", "50", "500"].into());
     assert_no_trap(&envoy);
     Ok(())
 }
@@ -613,7 +628,7 @@ async fn a_connection_has_its_own_metrics_from_the_same_module() -> Result<()> {
 
     let labels = [inbound, ("protocol", "tcp"), ("cluster", "echo")];
     becomes(&envoy, "meshfilter_connections_finished_total", &labels, 2.0).await?;
-    becomes(&envoy, "meshfilter_connection_duration_milliseconds_count", &labels, 2.0).await?;
+    becomes(&envoy, "meshfilter_connection_duration_millis_count", &labels, 2.0).await?;
     let metrics = envoy.prometheus().await?;
     for name in ["meshfilter_request_bytes_total", "meshfilter_response_bytes_total"] {
         assert_eq!(metrics.value(name, &labels), Some(10.0), "{name}");
@@ -850,7 +865,7 @@ async fn known_pauses_are_where_they_were_put() -> Result<()> {
     })
     .await?;
     let answered = envoy.access_log("in").len();
-    becomes(&envoy, "meshfilter_filters_duration_microseconds_count", &[], f64::from(u32::try_from(answered)?)).await?;
+    becomes(&envoy, "meshfilter_filters_duration_micros_count", &[], f64::from(u32::try_from(answered)?)).await?;
 
     // In the pool: a second request has to wait until the first gives the only connection free.
     in_a_quiet_moment(async || {

@@ -28,7 +28,9 @@ const WASI: &str = "fd_write(iiii) fd_read(iiii) fd_seek(ilii) fd_close(i) fd_fd
 /// Size is load time, about 1 ms of CPU per KB and VM.
 const BUDGET: usize = 130_000;
 
-const KIT: [&str; 5] = ["trace-id", "noop", "called", "trap", "duo"];
+const SHIPPED: [&str; 2] = ["trace-id", "latency"];
+
+const KIT: [&str; 6] = ["trace-id", "latency", "noop", "called", "trap", "duo"];
 
 #[derive(Default)]
 struct Parts {
@@ -76,9 +78,15 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
     let always = ["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_configure", "proxy_on_memory_allocate"];
     let request = ["proxy_on_context_create", "proxy_on_delete", "proxy_on_request_headers"];
     let all = [&request[..], &["proxy_on_log", "proxy_on_response_headers"]].concat();
-    for (name, callbacks) in
-        [("noop", &[][..]), ("called", &request), ("trap", &request), ("trace-id", &all), ("duo", &all)]
-    {
+    let tcp = [&all[..], &["proxy_on_new_connection"]].concat();
+    for (name, callbacks) in [
+        ("noop", &[][..]),
+        ("called", &request),
+        ("trap", &request),
+        ("trace-id", &all),
+        ("latency", &tcp),
+        ("duo", &all),
+    ] {
         let mut wanted = [&always[..], callbacks].concat();
         wanted.sort_unstable();
         assert_eq!(parts(name)?.exports, wanted, "{name}");
@@ -153,36 +161,38 @@ async fn this_envoy_offers_what_the_modules_are_held_to() -> Result<()> {
 }
 
 #[test]
-fn trace_id_asks_the_proxy_for_this() -> Result<()> {
-    assert_eq!(
-        parts("trace-id")?.imports,
-        [
-            "env.proxy_add_header_map_value",
-            "env.proxy_define_metric",
-            "env.proxy_get_buffer_bytes",
-            "env.proxy_get_current_time_nanoseconds",
-            "env.proxy_get_header_map_pairs",
-            "env.proxy_get_log_level",
-            "env.proxy_get_property",
-            "env.proxy_get_shared_data",
-            "env.proxy_increment_metric",
-            "env.proxy_log",
-            "env.proxy_record_metric",
-            "env.proxy_remove_header_map_value",
-            "env.proxy_replace_header_map_value",
-            "env.proxy_send_local_response",
-            "env.proxy_set_property",
-            "env.proxy_set_shared_data",
-            "wasi_snapshot_preview1.random_get",
-        ]
-    );
+fn what_is_shipped_asks_the_proxy_for_this() -> Result<()> {
+    let wanted = [
+        "env.proxy_add_header_map_value",
+        "env.proxy_define_metric",
+        "env.proxy_get_buffer_bytes",
+        "env.proxy_get_current_time_nanoseconds",
+        "env.proxy_get_header_map_pairs",
+        "env.proxy_get_log_level",
+        "env.proxy_get_property",
+        "env.proxy_get_shared_data",
+        "env.proxy_increment_metric",
+        "env.proxy_log",
+        "env.proxy_record_metric",
+        "env.proxy_remove_header_map_value",
+        "env.proxy_replace_header_map_value",
+        "env.proxy_send_local_response",
+        "env.proxy_set_property",
+        "env.proxy_set_shared_data",
+        "wasi_snapshot_preview1.random_get",
+    ];
+    for name in SHIPPED {
+        assert_eq!(parts(name)?.imports, wanted, "{name}");
+    }
     Ok(())
 }
 
 #[test]
-fn trace_id_is_within_its_budget() -> Result<()> {
-    let size = std::fs::read(module("trace-id")?)?.len();
-    assert!(size <= BUDGET, "{size} bytes");
+fn what_is_shipped_is_within_its_budget() -> Result<()> {
+    for name in SHIPPED {
+        let size = std::fs::read(module(name)?)?.len();
+        assert!(size <= BUDGET, "{name}: {size} bytes");
+    }
     Ok(())
 }
 

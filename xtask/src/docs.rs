@@ -4,6 +4,7 @@
 use crate::matrix;
 use anyhow::{Context as _, Result, ensure};
 use kit::{Filter, Metric, MetricKind, tag_regex};
+use latency::Latency;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use std::{fs, path::PathBuf};
@@ -36,7 +37,7 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    Ok([filter::<TraceId>("trace-id")?, benchmarks::pages()?].concat())
+    Ok([filter::<TraceId>("trace-id")?, filter::<Latency>("latency")?, benchmarks::pages()?].concat())
 }
 
 fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {
@@ -101,6 +102,8 @@ fn fields(
         let object =
             [property].into_iter().chain(any_of(property)).map(|p| resolve(root, p)).find_map(|p| p.get("properties"));
         fields(root, &format!("{path}."), object, property.get("default"), rows)?;
+        let item = property.get("items").and_then(|items| resolve(root, items).get("properties"));
+        fields(root, &format!("{path}[]."), item, None, rows)?;
     }
     Ok(())
 }
@@ -138,7 +141,11 @@ fn kind(root: &Value, property: &Value) -> String {
     let pattern = property.get("pattern").and_then(Value::as_str).unwrap_or_default();
     match words.as_slice() {
         _ if property.get("oneOf").is_some() => "one of these:".into(),
-        ["array"] => "list of these:".into(),
+        ["array"] if !choices(property).is_empty() => "list of these:".into(),
+        ["array"] if property.get("items").is_some_and(|items| resolve(root, items).get("properties").is_some()) => {
+            "list of objects".into()
+        }
+        ["array"] => "list of texts".into(),
         ["string"] if pattern.contains("ms|s|m|h") => "duration, `\"250ms\"`".into(),
         ["string"] if !pattern.is_empty() => "header name".into(),
         ["boolean"] => "true or false".into(),

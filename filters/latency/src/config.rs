@@ -90,9 +90,9 @@ pub enum Label {
     Protocol,
     /// `GET` and the other registered methods, else `OTHER`.
     Method,
-    /// The status, as `code` has it.
+    /// The status, as the field `code` says it.
     Code,
-    /// The status of gRPC, 0 to 16, in gRPC alone.
+    /// The status of gRPC, 0 to 16, else `other`; in gRPC alone.
     GrpcStatus,
     /// Why it failed, in a word: `timeout`, `no_upstream`, `upstream_reset`, `client_gone`, `no_route`, `limited`, `retries`, `local`.
     Failure,

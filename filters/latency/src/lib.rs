@@ -28,27 +28,27 @@ const UNDER_WAY: &[&str] = &["direction"];
 
 metrics! {
     /// Of requests that are no streams.
-    DURATION_MS Histogram "meshfilter_request_duration_milliseconds"
+    DURATION_MS Histogram "meshfilter_request_duration_millis"
         "Time from a request's headers to its end, without streams." LABELS;
     /// The same, the finer unit.
-    DURATION_US Histogram "meshfilter_request_duration_microseconds"
+    DURATION_US Histogram "meshfilter_request_duration_micros"
         "Time from a request's headers to its end, without streams." LABELS;
     /// Of requests and streams.
-    TTFB_MS Histogram "meshfilter_request_first_byte_milliseconds"
+    TTFB_MS Histogram "meshfilter_request_first_byte_millis"
         "Time from a request's headers to its response's headers, streams included." LABELS;
     /// The same, the finer unit.
-    TTFB_US Histogram "meshfilter_request_first_byte_microseconds"
+    TTFB_US Histogram "meshfilter_request_first_byte_micros"
         "Time from a request's headers to its response's headers, streams included." LABELS;
     /// WebSockets, server-sent events and what configuration calls a stream.
-    STREAM_MS Histogram "meshfilter_stream_duration_milliseconds" "How long streams lived." LABELS;
+    STREAM_MS Histogram "meshfilter_stream_duration_millis" "How long streams lived." LABELS;
     /// The same, the finer unit.
-    STREAM_US Histogram "meshfilter_stream_duration_microseconds" "How long streams lived." LABELS;
+    STREAM_US Histogram "meshfilter_stream_duration_micros" "How long streams lived." LABELS;
     /// TCP.
-    CONNECTION_MS Histogram "meshfilter_connection_duration_milliseconds" "How long TCP connections were open." LABELS;
+    CONNECTION_MS Histogram "meshfilter_connection_duration_millis" "How long TCP connections were open." LABELS;
     /// The same, the finer unit.
-    CONNECTION_US Histogram "meshfilter_connection_duration_microseconds" "How long TCP connections were open." LABELS;
+    CONNECTION_US Histogram "meshfilter_connection_duration_micros" "How long TCP connections were open." LABELS;
     /// Between an outer and an inner instance.
-    FILTERS_US Histogram "meshfilter_filters_duration_microseconds"
+    FILTERS_US Histogram "meshfilter_filters_duration_micros"
         "Time that a request and its response's headers took through the filters between role outer and role inner."
         UNDER_WAY;
     /// Under way.
@@ -304,7 +304,7 @@ impl Latency {
             Code::Class => outcome::class(status),
             Code::Exact => &code,
         };
-        let grpc_status = grpc.and_then(|code| u16::try_from(code).ok()).map(outcome::digits).unwrap_or_default();
+        let grpc_status = grpc.map(outcome::grpc_status).unwrap_or_default();
         let cluster = self.name(cx.host, Label::Cluster);
         let chosen = |label, value| if self.chose(label) { value } else { "" };
         let labels = cx.metrics.labels(&[

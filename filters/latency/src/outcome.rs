@@ -119,11 +119,19 @@ const CLIENT_GONE: &str = "client_gone";
 /// Whether a request of this outcome is bad whatever time it took: the server's fault, or no answer at all.
 pub(crate) fn failed(status: Option<u16>, grpc: Option<i64>, failure: &str) -> bool {
     match grpc {
-        // Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
-        Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
+        // Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss; and what no status is.
+        Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || !KNOWN_GRPC.contains(&code),
         None if failure == CLIENT_GONE => false,
         None => status.is_none_or(|status| status >= 500) || matches!(failure, TIMEOUT | UPSTREAM_RESET),
     }
+}
+
+/// From OK to unauthenticated.
+const KNOWN_GRPC: core::ops::RangeInclusive<i64> = 0..=16;
+
+/// An upstream may send any number.
+pub(crate) fn grpc_status(code: i64) -> String {
+    if KNOWN_GRPC.contains(&code) { itoa::Buffer::new().format(code).into() } else { "other".into() }
 }
 
 /// Three digits as text.

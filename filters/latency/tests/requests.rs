@@ -93,8 +93,8 @@ fn every_part_is_where_it_belongs() {
         assert_eq!(done.downstream.all("server-timing"), [b"proxy;dur=25.000"]);
         let labels = "protocol=http,method=GET,code=2xx";
         assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{{{labels}}}")), 1);
-        assert_eq!(samples(proxy, &format!("meshfilter_request_duration_milliseconds{{{labels}}}")), [27]);
-        assert_eq!(samples(proxy, &format!("meshfilter_request_first_byte_milliseconds{{{labels}}}")), [25]);
+        assert_eq!(samples(proxy, &format!("meshfilter_request_duration_millis{{{labels}}}")), [27]);
+        assert_eq!(samples(proxy, &format!("meshfilter_request_first_byte_millis{{{labels}}}")), [25]);
         assert_eq!(
             (value(proxy, "meshfilter_requests_started_total"), value(proxy, "meshfilter_requests_in_flight")),
             (1, 0)
@@ -155,8 +155,8 @@ fn streams_stay_out_of_the_requests_histogram() {
     for (request, response, labels) in streams {
         each(r#"{"streams": ["/chat.Chat/"], "slo": [{"name": "fast", "within": "10ms"}]}"#, 1, |proxy, _| {
             timed(proxy, &request, &response);
-            assert_eq!(samples(proxy, &format!("meshfilter_stream_duration_milliseconds{{{labels}}}")), [27]);
-            assert_eq!(samples(proxy, &format!("meshfilter_request_first_byte_milliseconds{{{labels}}}")), [25]);
+            assert_eq!(samples(proxy, &format!("meshfilter_stream_duration_millis{{{labels}}}")), [27]);
+            assert_eq!(samples(proxy, &format!("meshfilter_request_first_byte_millis{{{labels}}}")), [25]);
             assert!(!proxy.metrics().keys().any(|name| name.contains("request_duration") || name.contains("slo")));
         });
     }
@@ -174,17 +174,17 @@ fn grpc_is_judged_by_its_own_status() {
         r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_status"]}"#,
         1,
         |proxy, _| {
-            for (code, good) in [(0, 1), (5, 2), (14, 2)] {
+            for (code, label, good) in [(0, "0", 1), (5, "5", 2), (14, "14", 2), (17, "other", 2)] {
                 let stream = proxy.http("in", 0);
                 stream.request(&request);
                 stream.set_property(&["response", "grpc_status"], i64::from(code));
                 stream.response(&ok());
                 stream.finish();
-                let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_status={code}}}");
+                let name = format!("meshfilter_requests_finished_total{{protocol=grpc,code=2xx,grpc_status={label}}}");
                 assert_eq!(value(proxy, &name), 1);
                 assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{code}");
             }
-            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 3);
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 4);
         },
     );
 }
@@ -200,7 +200,7 @@ fn objectives_and_apdex_count_what_users_feel() {
         assert_eq!((good("a"), good("b")), (1, 0));
         let felt = |feeling: &str| value(proxy, &format!("meshfilter_apdex_requests_total{{feeling={feeling}}}"));
         assert_eq!((felt("satisfied"), felt("tolerating"), felt("frustrated")), (0, 1, 1));
-        let name = "meshfilter_request_duration_microseconds{protocol=http,method=GET,code=2xx}";
+        let name = "meshfilter_request_duration_micros{protocol=http,method=GET,code=2xx}";
         assert_eq!(samples(proxy, name), [27_000]);
     });
 }
@@ -244,7 +244,7 @@ fn a_connection_has_metrics_of_its_own() {
         let labels = "direction=inbound,protocol=tcp";
         assert_eq!(value(proxy, &format!("meshfilter_connections_finished_total{{{labels}}}")), 1);
         assert_eq!(value(proxy, &format!("meshfilter_request_bytes_total{{{labels}}}")), 3);
-        assert_eq!(samples(proxy, &format!("meshfilter_connection_duration_milliseconds{{{labels}}}")), [9]);
+        assert_eq!(samples(proxy, &format!("meshfilter_connection_duration_millis{{{labels}}}")), [9]);
         assert_eq!(stream.filter_state("latency.total_us").unwrap(), b"9000");
     });
 }
@@ -266,7 +266,7 @@ fn the_time_in_the_filters_between_is_the_chains() {
         stream.response(&ok());
         let done = stream.finish();
         assert_eq!(state(&done, "filters_us").unwrap(), "8000");
-        assert_eq!(samples(&proxy, "meshfilter_filters_duration_microseconds"), [8000]);
+        assert_eq!(samples(&proxy, "meshfilter_filters_duration_micros"), [8000]);
         assert_eq!(value(&proxy, "meshfilter_requests_started_total"), 1, "the inner one does not count");
     }
 }
@@ -368,5 +368,40 @@ fn a_wrong_configuration_says_where_and_what_would_be_right() {
             let log = proxy.log();
             assert!(log.last().unwrap().text.contains(said), "{wrong}: {:?}", log.last());
         }
+    });
+}
+
+#[test]
+fn every_example_of_the_readme_is_taken_and_every_filter_state_is_in_it() {
+    let readme = include_str!("../README.md");
+    let examples: Vec<&str> =
+        readme.lines().filter_map(|line| Some(line.split_once("| `{")?.1.split_once("` |")?.0)).collect();
+    assert!(examples.len() >= 7);
+    each("{}", 1, |proxy, plugin| {
+        for example in &examples {
+            proxy.push("in", [plugin(&format!("{{{example}"))]).unwrap_or_else(|why| panic!("{example}: {why}"));
+        }
+        let everything = r#"{"role": "outer", "properties": {"json": true}}"#;
+        proxy.push("in", [plugin(everything), plugin(r#"{"role": "inner"}"#)]).unwrap();
+        let done = timed(proxy, &get("/"), &ok());
+        let named: std::collections::BTreeSet<&str> =
+            readme.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
+        let named: Vec<&str> = named.into_iter().filter(|name| name.starts_with("wasm.")).collect();
+        // What the two tell each other is theirs.
+        let set = done.filter_state.keys().map(String::as_str).filter(|key| *key != "wasm.latency.inner_ns");
+        assert_eq!(set.collect::<Vec<_>>(), named);
+    });
+}
+
+#[test]
+fn the_beginning_that_another_filter_wrote_stands() {
+    each("{}", 1, |proxy, _| {
+        let stream = proxy.http("in", 0);
+        stream.request(&get("/"));
+        stream.set_property(&["start_time_ns"], "another's");
+        stream.response(&ok());
+        assert_eq!(stream.finish().filter_state.get("wasm.start_time_ns"), None);
+        let done = timed(proxy, &get("/"), &ok());
+        assert!(done.filter_state["wasm.start_time_ns"].len() > 10);
     });
 }

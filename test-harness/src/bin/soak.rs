@@ -18,7 +18,30 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Every filter that is shipped.
 fn subjects() -> Vec<Subject> {
-    vec![trace_id()]
+    vec![trace_id(), latency()]
+}
+
+fn latency() -> Subject {
+    Subject {
+        name: "latency",
+        right: |number| {
+            json!({
+                "max_series": (number % 100).saturating_add(100),
+                "server_timing": true,
+                "bytes": true,
+                "slo": [{ "name": "fast", "within": format!("{}ms", (number % 10_000).saturating_add(1)) }],
+                "properties": { "json": number.is_multiple_of(2) },
+            })
+        },
+        wrong: |number| json!({ "labels": [format!("label-{number}")] }),
+        request: Request::get("/"),
+        check: |response| {
+            let told = response.headers.text("server-timing");
+            let right = told.as_deref().is_some_and(|told| told.starts_with("proxy;dur="));
+            ensure!(response.status == 200 && right, "wrong answer: {response:?}");
+            Ok(())
+        },
+    }
 }
 
 fn trace_id() -> Subject {

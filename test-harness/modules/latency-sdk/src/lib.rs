@@ -135,9 +135,9 @@ mod module {
             }
             add(MetricType::Counter, format!("meshfilter_requests_finished_total{labels}"), 1);
             let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            record(format!("meshfilter_request_duration_milliseconds{labels}"), ms(total));
+            record(format!("meshfilter_request_duration_millis{labels}"), ms(total));
             if let Some(first) = first {
-                record(format!("meshfilter_request_first_byte_milliseconds{labels}"), ms(first));
+                record(format!("meshfilter_request_first_byte_millis{labels}"), ms(first));
             }
 
             let us = |time: Duration| time.as_micros().to_string();

@@ -9,6 +9,7 @@
     reason = "a tour that goes wrong shall stop"
 )]
 
+mod latency;
 mod tour;
 mod trace_id;
 
@@ -43,17 +44,18 @@ async fn main() -> Result<()> {
 async fn walk(keep: bool) -> Result<()> {
     let upstream = Upstream::start().await?;
     let mut builder = Envoy::builder().cluster("service", upstream.addr());
-    for (tag, regex) in trace_id::stats_tags() {
+    for (tag, regex) in trace_id::stats_tags().into_iter().chain(latency::stats_tags()) {
         builder = builder.stats_tag(&tag, &regex);
     }
-    for listener in trace_id::listeners()? {
+    for listener in trace_id::listeners()?.into_iter().chain(latency::listeners()?) {
         builder = builder.listener(listener);
     }
     let envoy = builder.start().await?;
     let tour = Tour::new(&envoy, &upstream).await?;
     trace_id::tour(&tour).await?;
+    latency::tour(&tour).await?;
     if keep {
-        tour.kept(&trace_id::to_try(&envoy));
+        tour.kept(&[trace_id::to_try(&envoy), latency::to_try(&envoy)].concat());
         std::future::pending::<()>().await;
     }
     envoy.stop().await?;
