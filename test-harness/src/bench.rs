@@ -38,6 +38,7 @@ pub struct Arm {
     repeat: usize,
     headers: Headers,
     lead: Vec<HttpFilter>,
+    upstream: bool,
     versus: Option<String>,
     goal: Option<f64>,
     ours: bool,
@@ -54,6 +55,7 @@ impl Arm {
             repeat: 1,
             headers: Headers::default(),
             lead: Vec::new(),
+            upstream: false,
             versus: None,
             goal: None,
             ours: false,
@@ -92,6 +94,13 @@ impl Arm {
     /// only the first of a chain pays, if it is of the same kind: a native filter in front of a wasm one does not.
     pub fn lead(mut self, filter: HttpFilter) -> Self {
         self.lead.push(filter);
+        self
+    }
+
+    /// Sends its requests on to another Envoy, whose time is not counted, instead of answering them: for filters that ask
+    /// how the upstream was.
+    pub fn upstream(mut self) -> Self {
+        self.upstream = true;
         self
     }
 
@@ -189,6 +198,7 @@ struct Lane {
     name: String,
     filters: Vec<HttpFilter>,
     headers: Headers,
+    upstream: bool,
 }
 
 /// A [`Lane`] of the running Envoy.
@@ -233,17 +243,24 @@ const TWIN: usize = 1;
 /// When Envoy does not start, or a request is not answered with 200 and the body `ok`.
 pub async fn run(arms: &[Arm], settings: Settings, told: impl Fn(usize) + Send + 'static) -> Result<Report> {
     ensure!(settings.rounds > 0 && settings.batch > 0, "nothing to measure: {settings:?}");
-    let bare = |name: &str| Lane { name: name.to_owned(), filters: Vec::new(), headers: Headers::default() };
+    let bare = |name: &str| {
+        let (filters, headers) = Default::default();
+        Lane { name: name.to_owned(), filters, headers, upstream: false }
+    };
     let mut lanes = vec![bare("no filter"), bare("no filter, again")];
     let pairs: Vec<Pair> = arms.iter().map(|arm| pair(arm, &mut lanes)).collect();
 
+    let answer = || Route::respond(200, "ok");
+    let upstream = Envoy::builder().concurrency(1).listener(Listener::http("upstream").route(answer())).start().await?;
     let mut builder = Envoy::builder()
         .concurrency(1)
+        .cluster("upstream", upstream.addr("upstream"))
         .log_level("warning")
         // What Envoy does now and then for itself falls into some visit: as rarely as it can be set.
         .merge_bootstrap(json!({ "stats_flush_interval": "299s" }));
     for (at, lane) in lanes.iter().enumerate() {
-        let listener = Listener::http(&at.to_string()).route(Route::respond(200, "ok"));
+        let route = if lane.upstream { Route::cluster("upstream") } else { answer() };
+        let listener = Listener::http(&at.to_string()).route(route);
         builder = builder.listener(lane.filters.iter().cloned().fold(listener, Listener::filter));
     }
     let envoy = builder.start().await?;
@@ -267,15 +284,18 @@ pub async fn run(arms: &[Arm], settings: Settings, told: impl Fn(usize) + Send +
 
 /// Finds the arm's two lanes, or adds them.
 fn pair(arm: &Arm, lanes: &mut Vec<Lane>) -> Pair {
-    let minus =
-        lanes.iter().position(|lane| lane.filters == arm.lead && lane.headers == arm.headers).unwrap_or_else(|| {
-            let name = format!("what is subtracted from: {}", arm.name);
-            lanes.push(Lane { name, filters: arm.lead.clone(), headers: arm.headers.clone() });
-            lanes.len() - 1
-        });
+    let lane = |name, filters| Lane { name, filters, headers: arm.headers.clone(), upstream: arm.upstream };
+    let subtracted = lane(format!("what is subtracted from: {}", arm.name), arm.lead.clone());
+    let same = |lane: &Lane| {
+        lane.filters == arm.lead && lane.headers == subtracted.headers && lane.upstream == subtracted.upstream
+    };
+    let minus = lanes.iter().position(same).unwrap_or_else(|| {
+        lanes.push(subtracted);
+        lanes.len() - 1
+    });
     let measured = std::iter::repeat_n(&arm.filters, arm.repeat).flatten().cloned();
     let filters = arm.lead.iter().cloned().chain(measured).collect();
-    lanes.push(Lane { name: arm.name.clone(), filters, headers: arm.headers.clone() });
+    lanes.push(lane(arm.name.clone(), filters));
     Pair { lane: lanes.len() - 1, minus, by: arm.repeat as f64 }
 }
 
@@ -577,11 +597,13 @@ mod tests {
             Arm::new("g", "b").filter(lua("2")).repeat(2),
             Arm::new("g", "c").filter(lua("1")).headers([("x", "y")]),
             Arm::new("g", "d").filter(lua("1")).lead(lua("0")),
+            Arm::new("g", "e").filter(lua("1")).upstream(),
+            Arm::new("g", "f").filter(lua("2")).upstream(),
         ] {
             pair(&arm, &mut lanes);
         }
         let shape: Vec<(usize, usize)> = lanes.iter().map(|lane| (lane.filters.len(), lane.headers.len())).collect();
-        assert_eq!(shape, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (1, 0), (2, 0)]);
+        assert_eq!(shape, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0), (1, 0), (1, 0)]);
     }
 
     #[test]

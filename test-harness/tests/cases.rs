@@ -111,6 +111,15 @@ async fn latency_in_a_real_envoy() -> Result<()> {
 
 /// Its speed beside the filter's would mean nothing otherwise.
 #[tokio::test]
+async fn the_filter_of_the_proxy_wasm_crate_that_latency_is_measured_against_does_the_same() -> Result<()> {
+    let path = module("latency-sdk")?;
+    let cases: Vec<Case> = cases::load("latency")?.into_iter().filter(|case| case.script).collect();
+    assert!(cases.len() >= 4);
+    real("sdk", &cases, |_| Ok(HttpFilter::wasm("latency", &path)), "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+/// The same.
+#[tokio::test]
 async fn the_script_that_trace_id_is_measured_against_does_the_same() -> Result<()> {
     let script = std::fs::read_to_string(test_harness::root().join("test-harness/bench/trace_id.lua"))?;
     let mut cases: Vec<Case> = cases::load("trace-id")?.into_iter().filter(|case| case.script).collect();

@@ -164,10 +164,12 @@ async fn this_envoy_offers_what_the_modules_are_held_to() -> Result<()> {
 fn what_is_shipped_asks_the_proxy_for_this() -> Result<()> {
     let wanted = [
         "env.proxy_add_header_map_value",
+        "env.proxy_call_foreign_function",
         "env.proxy_define_metric",
         "env.proxy_get_buffer_bytes",
         "env.proxy_get_current_time_nanoseconds",
         "env.proxy_get_header_map_pairs",
+        "env.proxy_get_header_map_value",
         "env.proxy_get_log_level",
         "env.proxy_get_property",
         "env.proxy_get_shared_data",

@@ -39,10 +39,25 @@ unsafe extern "C" {
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, max: usize, value: *mut *mut u8, value_len: *mut usize)
     -> u32;
     fn proxy_get_header_map_pairs(map: u32, value: *mut *mut u8, value_len: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        len: usize,
+        value: *mut *mut u8,
+        value_len: *mut usize,
+    ) -> u32;
     fn proxy_add_header_map_value(map: u32, name: *const u8, len: usize, value: *const u8, value_len: usize) -> u32;
     fn proxy_replace_header_map_value(map: u32, name: *const u8, len: usize, value: *const u8, value_len: usize)
     -> u32;
     fn proxy_remove_header_map_value(map: u32, name: *const u8, len: usize) -> u32;
+    fn proxy_call_foreign_function(
+        name: *const u8,
+        len: usize,
+        argument: *const u8,
+        argument_len: usize,
+        result: *mut *mut u8,
+        result_len: *mut usize,
+    ) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,
@@ -111,6 +126,15 @@ impl Host for WasmHost {
         Status::check(unsafe { proxy_set_property(key.as_ptr(), key.len(), value.as_ptr(), value.len()) })
     }
 
+    fn declare_once(&self, key: &str) -> Result<(), Status> {
+        let (name, argument) = ("declare_property", crate::host::read_only(key));
+        // SAFETY: both are readable for their lengths during the call.
+        let result = bytes(|result, len| unsafe {
+            proxy_call_foreign_function(name.as_ptr(), name.len(), argument.as_ptr(), argument.len(), result, len)
+        });
+        result.map(|_| ())
+    }
+
     fn shared_data(&self, key: &str) -> Result<(Bytes, u32), Status> {
         let mut cas = 0;
         // SAFETY: the key is readable for its length; the host writes one u32.
@@ -149,6 +173,11 @@ impl Host for WasmHost {
     fn header_pairs(&self, map: Map) -> Result<Bytes, Status> {
         // SAFETY: no pointers but those for the result.
         bytes(|value, len| unsafe { proxy_get_header_map_pairs(map.number(), value, len) })
+    }
+
+    fn header(&self, map: Map, name: &str) -> Result<Bytes, Status> {
+        // SAFETY: the name is readable for its length during the call.
+        bytes(|value, len| unsafe { proxy_get_header_map_value(map.number(), name.as_ptr(), name.len(), value, len) })
     }
 
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {

@@ -18,6 +18,9 @@ pub trait Filter: Sized + 'static {
     /// The phases whose methods the filter implements.
     const PHASES: Phases;
 
+    /// Filter state that several filters may set to say the same: the first value stands.
+    const SHARED: &'static [&'static str] = &[];
+
     /// What the operator writes. Derive `serde::Deserialize` with `deny_unknown_fields` and defaults.
     type Config: serde::de::DeserializeOwned;
 

@@ -41,6 +41,16 @@ impl<'h> Headers<'h> {
         self.all(name).next()
     }
 
+    /// What `look` makes of a header's value. For the one or two headers that a phase looks at: one hostcall for each,
+    /// where [`Headers::get`] would read them all; where they have been read already, none. The values of several pairs
+    /// of that name may come joined by commas.
+    pub fn look<R>(&self, name: &str, look: impl FnOnce(Option<&[u8]>) -> R) -> R {
+        if self.pairs.get().is_some() || !self.edits.list.is_empty() {
+            return look(self.get(name));
+        }
+        look(self.host.header(self.map, name).ok().as_deref())
+    }
+
     /// The values of every pair of that name, in order.
     pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a, 'n, 'h> {
         let edits: &'a Edits = self.edits;

@@ -162,6 +162,10 @@ pub trait Host {
     /// segment, without NUL.
     fn set_filter_state(&self, key: &str, value: &[u8]) -> Result<(), Status>;
 
+    /// From now on the first value of filter state `wasm.<key>` stands, for this plugin's requests: whoever sets it again
+    /// gets [`Status::BadArgument`]. Only while a plugin is configured (Envoy's foreign function `declare_property`).
+    fn declare_once(&self, key: &str) -> Result<(), Status>;
+
     /// Reads a key of the process-wide store, and the number to give to [`Host::set_shared_data`].
     fn shared_data(&self, key: &str) -> Result<(Bytes, u32), Status>;
 
@@ -184,6 +188,9 @@ pub trait Host {
     /// All pairs of a header map, in the ABI's encoding. For [`Headers`](crate::Headers).
     fn header_pairs(&self, map: Map) -> Result<Bytes, Status>;
 
+    /// The value of a header; of several pairs of that name all, joined by commas.
+    fn header(&self, map: Map, name: &str) -> Result<Bytes, Status>;
+
     /// Adds a pair beside those of the same name.
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status>;
 
@@ -195,6 +202,14 @@ pub trait Host {
 
     /// Answers the client in place of the upstream.
     fn send_reply(&self, reply: &Reply) -> Result<(), Status>;
+}
+
+/// The argument of `declare_property` for a read-only key: a protobuf message of `name` (1) and `readonly` (2), written
+/// here because nothing else in a module needs protobuf's encoder.
+#[cfg(any(target_arch = "wasm32", test, feature = "testing"))]
+pub(crate) fn read_only(key: &str) -> Vec<u8> {
+    let length = u8::try_from(key.len()).ok().filter(|length| *length < 0x80).unwrap_or(0);
+    [&[0x0a, length], key.as_bytes(), &[0x10, 1]].concat()
 }
 
 #[cfg(test)]

@@ -113,6 +113,15 @@ macro_rules! compose {
             impl Filter for $suite {
                 const NAME: &'static str = $title;
                 const PHASES: Phases = Phases::NONE$(.and(<$filter>::PHASES))+;
+                const SHARED: &'static [&'static str] = &{
+                    let (mut shared, mut count) = ([""; 0$(+ <$filter>::SHARED.len())+], 0);
+                    $(let mut index = 0;
+                    while index < <$filter>::SHARED.len() {
+                        shared[count] = <$filter>::SHARED[index];
+                        (index, count) = (index + 1, count + 1);
+                    })+
+                    shared
+                };
                 type Config = Config;
                 type State = State;
                 type Stream = Stream;

@@ -92,6 +92,9 @@ impl Host for NativeHost {
     fn set_filter_state(&self, key: &str, value: &[u8]) -> Result<(), Status> {
         self.0.set_property(key.as_bytes(), value).map_err(status)
     }
+    fn declare_once(&self, key: &str) -> Result<(), Status> {
+        self.0.foreign_function(b"declare_property", &crate::host::read_only(key)).map_err(status).map(|_| ())
+    }
     fn shared_data(&self, key: &str) -> Result<(Bytes, u32), Status> {
         let (value, cas) = self.0.shared_data(key.as_bytes()).map_err(status)?.unwrap_or_default();
         Ok((value.into(), cas))
@@ -113,6 +116,9 @@ impl Host for NativeHost {
     }
     fn header_pairs(&self, map: Map) -> Result<Bytes, Status> {
         bytes(self.0.header_pairs(number(map)))
+    }
+    fn header(&self, map: Map, name: &str) -> Result<Bytes, Status> {
+        bytes(self.0.header(number(map), name.as_bytes()))
     }
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {
         self.0.add_header(number(map), name, value).map_err(status)

@@ -107,6 +107,10 @@ impl<F: Filter> Vm<F> {
         let Ok(mut inner) = self.0.try_borrow_mut() else { return false };
         let inner = inner.get_or_insert_with(|| Inner::new(host));
         inner.tools.metrics.limit(policy.max_series());
+        for key in F::SHARED {
+            // Where the proxy has no such thing the last value stands, which says the same.
+            let _ = host.declare_once(key);
+        }
         let plugin = host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
         // What traffic did goes over to the new configuration of the same plugin.
         let state = inner.roots.iter().find(|(_, root)| root.plugin == plugin).map(|(_, root)| Rc::clone(&root.state));

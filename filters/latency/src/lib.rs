@@ -105,6 +105,7 @@ const INNER: &str = "latency.inner_ns";
 
 impl Filter for Latency {
     const NAME: &'static str = "latency";
+    const SHARED: &'static [&'static str] = &["start_time_ns"];
     const PHASES: Phases =
         Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG).and(Phases::CONNECTION);
     type Config = Config;
@@ -272,7 +273,7 @@ impl Latency {
             "",
             &cluster,
         ]);
-        let parts = self.parts(cx, now_ns);
+        let parts = self.parts(cx, now_ns, true);
         cx.metrics.add_to(cx.host, &CLOSED, labels, 1);
         self.record(cx, labels, [&CONNECTION_MS, &CONNECTION_US], parts.total);
         self.count_bytes(cx, labels);
@@ -280,8 +281,10 @@ impl Latency {
     }
 
     fn log_request(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>, now_ns: u64) {
-        let path = request.get(":path").unwrap_or_default();
-        let begins = |list: &[String]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
+        let begins = |list: &[String]| {
+            let any = |path: &[u8]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
+            !list.is_empty() && request.look(":path", |path| path.is_some_and(any))
+        };
         if begins(&self.config.exclude.paths) {
             return;
         }
@@ -289,10 +292,12 @@ impl Latency {
         if self.config.exclude.routes.iter().any(|name| name.as_bytes() == route.as_bytes()) {
             return;
         }
-        let protocol = Protocol::of(request, response);
-        let stream = protocol == Protocol::Websocket || outcome::streams(response) || begins(&self.config.streams);
-        let parts = self.parts(cx, now_ns);
+        let method = request.look(":method", outcome::method);
         let status = outcome::status(response);
+        let protocol = Protocol::of(method, request, status);
+        let stream = protocol == Protocol::Websocket || outcome::streams(response) || begins(&self.config.streams);
+        let answered = protocol != Protocol::Grpc && status.is_some_and(|status| status < 500);
+        let parts = self.parts(cx, now_ns, !answered);
         let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
         let failure = self.failure(cx.host, status == Some(504) || grpc == Some(4));
 
@@ -310,7 +315,7 @@ impl Latency {
         let labels = cx.metrics.labels(&[
             self.direction(cx.host),
             chosen(Label::Protocol, protocol.name()),
-            chosen(Label::Method, outcome::method(request.get(":method"))),
+            chosen(Label::Method, method),
             chosen(Label::Code, code),
             chosen(Label::GrpcStatus, &grpc_status),
             chosen(Label::Failure, failure),
@@ -356,23 +361,26 @@ impl Latency {
         }
     }
 
-    fn parts(&self, cx: &mut Context<'_, Self>, now_ns: u64) -> Parts {
+    /// `failed`: there may have been attempts that came to no connection.
+    fn parts(&self, cx: &mut Context<'_, Self>, now_ns: u64, failed: bool) -> Parts {
         let number = |path: &[&str]| cx.host.number(path).and_then(|number| u64::try_from(number).ok());
         if cx.stream.start_ns == 0 {
             // A filter in front answered, and this one hears of it only now.
             cx.stream.start_ns = number(&["request", "time"]).unwrap_or(now_ns);
         }
         let Stream { start_ns, first_ns, tcp, .. } = *cx.stream;
-        // 0 where nobody went for an upstream: then there is no pool to ask for either.
-        let attempts = number(&["upstream", "request_attempt_count"]).filter(|attempts| *attempts > 0);
-        let asked = |path| attempts.and_then(|_| number(path)).map(us);
+        let duration = |path| number(path).map(us);
+        let pool = duration(&["upstream", "cx_pool_ready_duration"]);
+        // 0 where nobody went for an upstream. A question that has an answer is dear.
+        let attempts = if failed || pool.is_some() { number(&["upstream", "request_attempt_count"]) } else { None };
+        let attempts = attempts.filter(|attempts| *attempts > 0);
         Parts {
             start_ns,
             total: us(now_ns.saturating_sub(start_ns)),
             first_byte: (first_ns != 0).then(|| us(first_ns.saturating_sub(start_ns))),
             // From the first byte to the upstream to the last one from it; unknown where that never came.
-            upstream: if tcp { None } else { asked(&["response", "backend_latency"]) },
-            pool: asked(&["upstream", "cx_pool_ready_duration"]),
+            upstream: if tcp || attempts.is_none() { None } else { duration(&["response", "backend_latency"]) },
+            pool: pool.filter(|_| attempts.is_some()),
             attempts,
         }
     }
@@ -423,32 +431,28 @@ impl Latency {
         if share.get() < 1.0 && !cx.rng.share(share) {
             return;
         }
-        // trace-id writes it as well, and then there is one.
-        if parts.start_ns != 0 && cx.host.property(&["start_time_ns"]).is_err() {
+        if parts.start_ns != 0 {
             let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(parts.start_ns).as_bytes());
         }
         let proxy = parts.upstream.map(|upstream| parts.total.saturating_sub(upstream));
         let fields = [
-            ("total_us", Some(parts.total)),
-            ("ttfb_us", parts.first_byte),
-            ("upstream_us", parts.upstream),
-            ("pool_us", parts.pool),
-            ("proxy_us", proxy),
-            ("filters_us", filters),
-            ("attempts", parts.attempts),
+            ("latency.total_us", Some(parts.total)),
+            ("latency.ttfb_us", parts.first_byte),
+            ("latency.upstream_us", parts.upstream),
+            ("latency.pool_us", parts.pool),
+            ("latency.proxy_us", proxy),
+            ("latency.filters_us", filters),
+            ("latency.attempts", parts.attempts),
         ];
         let mut json = String::new();
-        let mut key = String::from("latency.");
-        for (name, value) in fields {
+        for (key, value) in fields {
             let Some(value) = value else { continue };
             let mut text = itoa::Buffer::new();
             let text = text.format(value);
-            key.truncate("latency.".len());
-            key.push_str(name);
-            let _ = cx.host.set_filter_state(&key, text.as_bytes());
+            let _ = cx.host.set_filter_state(key, text.as_bytes());
             if self.config.properties.json {
                 json.push_str(if json.is_empty() { "{\"" } else { ",\"" });
-                json.push_str(name);
+                json.push_str(key.strip_prefix("latency.").unwrap_or(key));
                 json.push_str("\":");
                 json.push_str(text);
             }

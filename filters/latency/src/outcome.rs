@@ -28,16 +28,20 @@ impl Protocol {
     }
 
     /// By the headers of both sides.
-    pub(crate) fn of(request: &Headers<'_>, response: &Headers<'_>) -> Self {
-        let tunnel = request.get(":method") == Some(b"CONNECT") || response.get(":status") == Some(b"101");
-        if tunnel {
+    pub(crate) fn of(method: &str, request: &Headers<'_>, status: Option<u16>) -> Self {
+        if method == "CONNECT" || status == Some(101) {
             return Self::Websocket;
         }
-        // By the request: a reply of the proxy itself to a gRPC caller says so as well, one of a plain server does not.
-        match request.get("content-type").and_then(|value| value.strip_prefix(b"application/grpc")) {
-            Some([] | [b'+' | b';', ..]) => Self::Grpc,
-            _ => Self::Http,
+        // By the request, and gRPC's are all POST: a reply of the proxy itself to a gRPC caller says so as well, one of a
+        // plain server does not.
+        let grpc = |value: &[u8]| {
+            let rest = value.strip_prefix(b"application/grpc");
+            matches!(rest, Some([] | [b'+' | b';', ..]))
+        };
+        if method == "POST" && request.look("content-type", |value| value.is_some_and(grpc)) {
+            return Self::Grpc;
         }
+        Self::Http
     }
 }
 

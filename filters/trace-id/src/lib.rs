@@ -122,6 +122,7 @@ enum StateChange {
 
 impl Filter for TraceId {
     const NAME: &'static str = "trace-id";
+    const SHARED: &'static [&'static str] = &["start_time_ns"];
     const PHASES: Phases = Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG);
     type Config = Config;
     type State = Tracer;
