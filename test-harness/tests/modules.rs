@@ -78,7 +78,8 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
     let always = ["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_configure", "proxy_on_memory_allocate"];
     let request = ["proxy_on_context_create", "proxy_on_delete", "proxy_on_request_headers"];
     let all = [&request[..], &["proxy_on_log", "proxy_on_response_headers"]].concat();
-    let tcp = [&all[..], &["proxy_on_new_connection"]].concat();
+    let more = ["proxy_on_new_connection", "proxy_on_request_body", "proxy_on_response_body"];
+    let tcp = [&all[..], &more].concat();
     for (name, callbacks) in [
         ("noop", &[][..]),
         ("called", &request),

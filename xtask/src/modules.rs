@@ -32,9 +32,11 @@ const ALWAYS: [&str; 5] =
 const IF_ANY: [&str; 2] = ["proxy_on_context_create", "proxy_on_delete"];
 
 /// Kept where a filter of the module uses the phase: the proxy enters the VM for every callback that it finds.
-const BY_PHASE: [(Phases, &str); 4] = [
+const BY_PHASE: [(Phases, &str); 6] = [
     (Phases::REQUEST_HEADERS, "proxy_on_request_headers"),
     (Phases::RESPONSE_HEADERS, "proxy_on_response_headers"),
+    (Phases::REQUEST_BODY, "proxy_on_request_body"),
+    (Phases::RESPONSE_BODY, "proxy_on_response_body"),
     (Phases::LOG, "proxy_on_log"),
     (Phases::CONNECTION, "proxy_on_new_connection"),
 ];

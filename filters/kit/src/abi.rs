@@ -78,7 +78,10 @@ unsafe extern "C" {
 
 /// The highest log level.
 const CRITICAL: u32 = 5;
-/// Of the buffers, the one that holds the configuration.
+/// Of the buffers, those that hold a part of a body.
+const REQUEST_BODY: u32 = 0;
+const RESPONSE_BODY: u32 = 1;
+/// The one that holds the configuration.
 const PLUGIN_CONFIGURATION: u32 = 7;
 
 /// The host that the module runs in.
@@ -173,6 +176,15 @@ impl Host for WasmHost {
     fn header_pairs(&self, map: Map) -> Result<Bytes, Status> {
         // SAFETY: no pointers but those for the result.
         bytes(|value, len| unsafe { proxy_get_header_map_pairs(map.number(), value, len) })
+    }
+
+    fn body(&self, map: Map, start: usize, max: usize) -> Result<Bytes, Status> {
+        let buffer = match map {
+            Map::Request => REQUEST_BODY,
+            Map::Response => RESPONSE_BODY,
+        };
+        // SAFETY: no pointers but those for the result.
+        bytes(|value, len| unsafe { proxy_get_buffer_bytes(buffer, start, max, value, len) })
     }
 
     fn header(&self, map: Map, name: &str) -> Result<Bytes, Status> {

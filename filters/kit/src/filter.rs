@@ -1,7 +1,7 @@
 //! What a filter is.
 
 use crate::prelude::*;
-use crate::{Headers, Host, Metric, Metrics, Reply, Rng};
+use crate::{Body, Headers, Host, Metric, Metrics, Reply, Rng};
 
 /// A filter: what the operator said, compiled, and one method per phase of a request.
 ///
@@ -54,6 +54,12 @@ pub trait Filter: Sized + 'static {
         Flow::Continue
     }
 
+    /// A part of the request's body passes. One that a filter in front held back comes as a whole.
+    fn request_body(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) {}
+
+    /// A part of the response's body passes.
+    fn response_body(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) {}
+
     /// A TCP connection was accepted: the module stands as a network filter. It ends with [`Filter::log`].
     fn connection(&self, _cx: &mut Context<'_, Self>) {}
 
@@ -102,6 +108,11 @@ impl Phases {
     pub const LOG: Self = Self(4);
     /// [`Filter::connection`].
     pub const CONNECTION: Self = Self(8);
+
+    /// [`Filter::request_body`].
+    pub const REQUEST_BODY: Self = Self(16);
+    /// [`Filter::response_body`].
+    pub const RESPONSE_BODY: Self = Self(32);
 
     /// Both together.
     pub const fn and(self, other: Self) -> Self {

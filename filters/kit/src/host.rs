@@ -191,6 +191,9 @@ pub trait Host {
     /// The value of a header; of several pairs of that name all, joined by commas.
     fn header(&self, map: Map, name: &str) -> Result<Bytes, Status>;
 
+    /// Of the part of a body that passes, at most `max` bytes from `start` on. For [`Body`](crate::Body).
+    fn body(&self, map: Map, start: usize, max: usize) -> Result<Bytes, Status>;
+
     /// Adds a pair beside those of the same name.
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status>;
 

@@ -10,6 +10,7 @@ extern crate std;
 
 #[cfg(target_arch = "wasm32")]
 pub mod abi;
+mod body;
 pub mod config;
 mod filter;
 mod headers;
@@ -33,6 +34,7 @@ pub mod prelude {
     };
 }
 
+pub use body::Body;
 pub use filter::{Context, Filter, Flow, Phases, Refusal};
 pub use headers::Headers;
 pub use host::{Bytes, Host, Map, MetricKind, Reply, Status};

@@ -69,6 +69,18 @@ macro_rules! export {
             }
 
             #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_request_body(id: u32, size: usize, _end_of_stream: u32) -> u32 {
+                VM.0.request_body(&abi::WasmHost, id, size);
+                0
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_response_body(id: u32, size: usize, _end_of_stream: u32) -> u32 {
+                VM.0.response_body(&abi::WasmHost, id, size);
+                0
+            }
+
+            #[unsafe(no_mangle)]
             pub extern "C" fn proxy_on_log(id: u32) {
                 VM.0.log(&abi::WasmHost, id);
             }
@@ -96,7 +108,7 @@ macro_rules! compose {
         $vis mod $module {
             #![allow(missing_docs)]
             use super::*;
-            use $crate::{Context, Filter, Flow, Headers, Metric, Phases, Refusal};
+            use $crate::{Body, Context, Filter, Flow, Headers, Metric, Phases, Refusal};
 
             pub struct $suite { $($name: Option<$filter>),+ }
 
@@ -154,6 +166,18 @@ macro_rules! compose {
                 fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
                     $crate::compose!(@reverse self cx headers $($name $filter,)+);
                     Flow::Continue
+                }
+
+                fn request_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+                    $(if <$filter>::PHASES.has(Phases::REQUEST_BODY) && let Some(filter) = &self.$name {
+                        filter.request_body(&mut $crate::compose!(@context cx $name), body);
+                    })+
+                }
+
+                fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+                    $(if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &self.$name {
+                        filter.response_body(&mut $crate::compose!(@context cx $name), body);
+                    })+
                 }
 
                 fn connection(&self, cx: &mut Context<'_, Self>) {

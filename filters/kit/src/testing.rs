@@ -117,6 +117,14 @@ impl Host for NativeHost {
     fn header_pairs(&self, map: Map) -> Result<Bytes, Status> {
         bytes(self.0.header_pairs(number(map)))
     }
+    fn body(&self, map: Map, start: usize, max: usize) -> Result<Bytes, Status> {
+        let buffer = match map {
+            Map::Request => emulator::buffer::REQUEST_BODY,
+            Map::Response => emulator::buffer::RESPONSE_BODY,
+        };
+        let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+        bytes(self.0.buffer(buffer, number(start), number(max)))
+    }
     fn header(&self, map: Map, name: &str) -> Result<Bytes, Status> {
         bytes(self.0.header(number(map), name.as_bytes()))
     }
@@ -172,6 +180,8 @@ impl<F: Filter> Guest for NativeVm<F> {
             "proxy_on_context_create" | "proxy_on_delete" => F::PHASES != Phases::NONE,
             "proxy_on_request_headers" => F::PHASES.has(Phases::REQUEST_HEADERS),
             "proxy_on_response_headers" => F::PHASES.has(Phases::RESPONSE_HEADERS),
+            "proxy_on_request_body" => F::PHASES.has(Phases::REQUEST_BODY),
+            "proxy_on_response_body" => F::PHASES.has(Phases::RESPONSE_BODY),
             "proxy_on_log" => F::PHASES.has(Phases::LOG),
             "proxy_on_new_connection" => F::PHASES.has(Phases::CONNECTION),
             _ => false,
@@ -202,6 +212,14 @@ impl<F: Filter> Guest for NativeVm<F> {
             }
             Callback::RequestHeaders { context, .. } => next(vm.request_headers(host, context)),
             Callback::ResponseHeaders { context, .. } => next(vm.response_headers(host, context)),
+            Callback::RequestBody { context, size, .. } => {
+                vm.request_body(host, context, usize::try_from(size).unwrap_or(usize::MAX));
+                0
+            }
+            Callback::ResponseBody { context, size, .. } => {
+                vm.response_body(host, context, usize::try_from(size).unwrap_or(usize::MAX));
+                0
+            }
             Callback::NewConnection { context } => {
                 vm.connection(host, context);
                 0

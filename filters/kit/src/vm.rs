@@ -2,7 +2,7 @@
 
 use crate::prelude::*;
 use crate::{
-    Bytes, Context, Filter, Flow, Headers, Host, Metrics, Phases, Refusal, Rng, Status, config, headers::Edits,
+    Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Phases, Refusal, Rng, Status, config, headers::Edits,
     host::Map,
 };
 use alloc::rc::Rc;
@@ -149,6 +149,16 @@ impl<F: Filter> Vm<F> {
             Some(Flow::Reply(reply)) if host.send_reply(&reply).is_ok() => Next::Stop,
             _ => Next::Continue,
         }
+    }
+
+    /// A part of the request's body passes.
+    pub fn request_body(&self, host: &dyn Host, id: u32, size: usize) {
+        self.phase(host, id, |filter, cx, _| filter.request_body(cx, &Body::new(host, Map::Request, size)));
+    }
+
+    /// A part of the response's body passes.
+    pub fn response_body(&self, host: &dyn Host, id: u32, size: usize) {
+        self.phase(host, id, |filter, cx, _| filter.response_body(cx, &Body::new(host, Map::Response, size)));
     }
 
     /// A TCP connection was accepted.

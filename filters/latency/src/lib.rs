@@ -5,12 +5,14 @@
 extern crate std;
 
 pub mod config;
+mod messages;
 pub mod outcome;
 
 use config::{Code, Config, Label, Role, Unit};
 use core::cell::OnceCell;
 use kit::prelude::*;
-use kit::{Context, Filter, Flow, Headers, Host, Labels, Metric, MetricKind, Phases, Refusal};
+use kit::{Body, Context, Filter, Flow, Headers, Host, Labels, Metric, MetricKind, Phases, Refusal};
+use messages::Messages;
 use outcome::Protocol;
 
 macro_rules! metrics {
@@ -98,6 +100,19 @@ pub struct Stream {
     /// Its gauge, until it has ended.
     under_way: Option<Labels>,
     tcp: bool,
+    seen: Option<Seen>,
+    /// Of gRPC: the client's, the server's.
+    messages: [Messages; 2],
+}
+
+/// What a request's headers say, as they came to the filter.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    method: &'static str,
+    grpc: bool,
+    left_out: bool,
+    /// By configuration.
+    stream: bool,
 }
 
 /// Where the inner instance leaves the times of request and response for the outer one.
@@ -106,8 +121,12 @@ const INNER: &str = "latency.inner_ns";
 impl Filter for Latency {
     const NAME: &'static str = "latency";
     const SHARED: &'static [&'static str] = &["start_time_ns"];
-    const PHASES: Phases =
-        Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG).and(Phases::CONNECTION);
+    const PHASES: Phases = Phases::REQUEST_HEADERS
+        .and(Phases::REQUEST_BODY)
+        .and(Phases::RESPONSE_HEADERS)
+        .and(Phases::RESPONSE_BODY)
+        .and(Phases::LOG)
+        .and(Phases::CONNECTION);
     type Config = Config;
     type State = ();
     type Stream = Stream;
@@ -166,12 +185,32 @@ impl Filter for Latency {
         }
     }
 
-    fn request_headers(&self, cx: &mut Context<'_, Self>, _: &mut Headers<'_>) -> Flow {
-        cx.stream.start_ns = cx.host.now_ns();
+    fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+        let now_ns = cx.host.now_ns();
         if self.config.role != Role::Inner {
+            let seen = self.see(headers);
+            cx.stream.seen = Some(seen);
+            if seen.left_out {
+                return Flow::Continue;
+            }
             self.begin(cx, &STARTED, &IN_FLIGHT);
         }
+        cx.stream.start_ns = now_ns;
         Flow::Continue
+    }
+
+    fn request_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+        if cx.stream.seen.is_some_and(|seen| seen.grpc) {
+            let [messages, _] = &mut cx.stream.messages;
+            messages.pass(body);
+        }
+    }
+
+    fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+        if cx.stream.seen.is_some_and(|seen| seen.grpc) {
+            let [_, messages] = &mut cx.stream.messages;
+            messages.pass(body);
+        }
     }
 
     fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
@@ -281,21 +320,21 @@ impl Latency {
     }
 
     fn log_request(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>, now_ns: u64) {
-        let begins = |list: &[String]| {
-            let any = |path: &[u8]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
-            !list.is_empty() && request.look(":path", |path| path.is_some_and(any))
-        };
-        if begins(&self.config.exclude.paths) {
+        // A filter in front may have answered: then it is seen only now.
+        let Seen { method, grpc, left_out, stream: told } = cx.stream.seen.unwrap_or_else(|| self.see(request));
+        if left_out {
             return;
         }
         let route = self.name(cx.host, Label::Route);
         if self.config.exclude.routes.iter().any(|name| name.as_bytes() == route.as_bytes()) {
             return;
         }
-        let method = request.look(":method", outcome::method);
         let status = outcome::status(response);
-        let protocol = Protocol::of(method, request, status);
-        let stream = protocol == Protocol::Websocket || outcome::streams(response) || begins(&self.config.streams);
+        let protocol = Protocol::of(method, grpc, status);
+        let stream = told
+            || protocol == Protocol::Websocket
+            || outcome::streams(response)
+            || cx.stream.messages.iter().any(Messages::many);
         let answered = protocol != Protocol::Grpc && status.is_some_and(|status| status < 500);
         let parts = self.parts(cx, now_ns, !answered);
         let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
@@ -333,6 +372,20 @@ impl Latency {
             self.judge(cx, parts.total, outcome::failed(status, grpc, failure));
         }
         self.publish(cx, parts);
+    }
+
+    fn see(&self, request: &Headers<'_>) -> Seen {
+        let begins = |list: &[String]| {
+            let any = |path: &[u8]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
+            !list.is_empty() && request.look(":path", |path| path.is_some_and(any))
+        };
+        if begins(&self.config.exclude.paths) {
+            return Seen { left_out: true, ..Seen::default() };
+        }
+        let method = request.look(":method", outcome::method);
+        // gRPC's are all POST.
+        let grpc = method == "POST" && request.look("content-type", |value| value.is_some_and(outcome::grpc));
+        Seen { method, grpc, left_out: false, stream: begins(&self.config.streams) }
     }
 
     /// A name that the proxy gave, where it is a label or is asked for.

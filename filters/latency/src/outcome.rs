@@ -27,22 +27,21 @@ impl Protocol {
         }
     }
 
-    /// By the headers of both sides.
-    pub(crate) fn of(method: &str, request: &Headers<'_>, status: Option<u16>) -> Self {
-        if method == "CONNECT" || status == Some(101) {
-            return Self::Websocket;
+    /// By the headers of both sides. gRPC by the request's: a reply of the proxy itself to a gRPC caller says so as well,
+    /// one of a plain server does not.
+    pub(crate) fn of(method: &str, grpc: bool, status: Option<u16>) -> Self {
+        match status {
+            _ if method == "CONNECT" => Self::Websocket,
+            Some(101) => Self::Websocket,
+            _ if grpc => Self::Grpc,
+            _ => Self::Http,
         }
-        // By the request, and gRPC's are all POST: a reply of the proxy itself to a gRPC caller says so as well, one of a
-        // plain server does not.
-        let grpc = |value: &[u8]| {
-            let rest = value.strip_prefix(b"application/grpc");
-            matches!(rest, Some([] | [b'+' | b';', ..]))
-        };
-        if method == "POST" && request.look("content-type", |value| value.is_some_and(grpc)) {
-            return Self::Grpc;
-        }
-        Self::Http
     }
+}
+
+/// Whether this content type is gRPC's, with anything behind `+` or `;`.
+pub(crate) fn grpc(content_type: &[u8]) -> bool {
+    matches!(content_type.strip_prefix(b"application/grpc"), Some([] | [b'+' | b';', ..]))
 }
 
 /// Whether a response says of itself that it has no end in sight.

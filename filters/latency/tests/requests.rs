@@ -162,14 +162,62 @@ fn streams_stay_out_of_the_requests_histogram() {
     }
 }
 
-#[test]
-fn grpc_is_judged_by_its_own_status() {
-    let request = Message::new([
+/// A gRPC message of so many bytes.
+fn message(size: u32) -> Vec<u8> {
+    [&[0], &size.to_be_bytes()[..], &vec![b'x'; usize::try_from(size).unwrap()]].concat()
+}
+
+fn grpc() -> Message {
+    Message::new([
         (":method", "POST"),
         (":path", "/a.B/C"),
         (":authority", "a"),
         ("content-type", "application/grpc+proto"),
-    ]);
+    ])
+}
+
+/// The filter, and the one that the benchmark compares it with.
+#[test]
+fn a_grpc_call_of_more_than_one_message_is_a_stream() {
+    let [one, none, large] = [message(3), message(0), message(70_000)];
+    let two = [&one[..], &large[..]].concat();
+    // The parts of the bodies of both sides, and what it is.
+    type Parts<'a> = Vec<&'a [u8]>;
+    let rows: [(&str, Parts<'_>, Parts<'_>, bool); 11] = [
+        ("one and one", vec![&one], vec![&large], false),
+        ("one in two parts", vec![&large[..9], &large[9..]], vec![&one], false),
+        ("one in bytes", one.chunks(1).collect(), vec![&none], false),
+        ("none", vec![], vec![], false),
+        ("several of the server", vec![&one], vec![&one, &one], true),
+        ("several of the client", vec![&one, &none], vec![&one], true),
+        ("two in one part", vec![&one], vec![&two], true),
+        ("two, a head in two parts", vec![&one], vec![&two[..10], &two[10..]], true),
+        ("two in bytes", vec![&one], two.chunks(1).take(13).collect(), true),
+        ("a second one that never comes", vec![&one], vec![&two[..12]], false),
+        ("a length that is a lie", vec![&one], vec![b"\0\xff\xff\xff\xff", &large, &large], false),
+    ];
+    let sdk = kit::testing::both::<Latency>("target/modules/latency-sdk.wasm");
+    for (how, code) in both::<Latency>("dist/latency.wasm").into_iter().chain(sdk.into_iter().skip(1)) {
+        for (what, asked, answered, stream) in &rows {
+            let proxy = Proxy::new(1, 1);
+            proxy.push("in", [Plugin::new("latency", &code)]).unwrap();
+            let call = proxy.http("in", 0);
+            call.request(&asked.iter().fold(grpc(), Message::chunk));
+            call.response(&answered.iter().fold(ok(), Message::chunk));
+            call.finish();
+            let of = |name: &str| {
+                let metrics = proxy.metrics().into_iter().filter(|(series, _)| series.starts_with(name));
+                metrics.map(|(_, metric)| metric.samples.len()).sum::<usize>()
+            };
+            let seen = (of("meshfilter_stream_duration_millis"), of("meshfilter_request_duration_millis"));
+            assert_eq!(seen, if *stream { (1, 0) } else { (0, 1) }, "{how}: {what}");
+        }
+    }
+}
+
+#[test]
+fn grpc_is_judged_by_its_own_status() {
+    let request = grpc();
     each(
         r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_status"]}"#,
         1,

@@ -10,7 +10,7 @@ mod module {
 
     use proxy_wasm::hostcalls;
     use proxy_wasm::traits::{Context, HttpContext, RootContext};
-    use proxy_wasm::types::{Action, ContextType, LogLevel, MetricType};
+    use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType};
 
     proxy_wasm::main! {{
         proxy_wasm::set_log_level(LogLevel::Info);
@@ -57,6 +57,7 @@ mod module {
                 grpc: false,
                 status: String::new(),
                 events: false,
+                messages: Default::default(),
             }))
         }
         fn get_type(&self) -> Option<ContextType> {
@@ -71,6 +72,36 @@ mod module {
         grpc: bool,
         status: String,
         events: bool,
+        messages: [Messages; 2],
+    }
+
+    /// Of one side of a gRPC call, looked at until there are two.
+    #[derive(Default)]
+    struct Messages {
+        number: usize,
+        rest: usize,
+        head: Vec<u8>,
+    }
+
+    impl Messages {
+        fn pass(&mut self, size: usize, read: impl Fn(usize, usize) -> Option<Vec<u8>>) {
+            let mut at = 0;
+            while self.number < 2 {
+                if self.rest >= size - at {
+                    self.rest -= size - at;
+                    return;
+                }
+                at += std::mem::take(&mut self.rest);
+                let Some(part) = read(at, 5 - self.head.len()).filter(|part| !part.is_empty()) else { return };
+                at += part.len();
+                self.head.extend(part);
+                if let [_, a, b, c, d] = *self.head.as_slice() {
+                    self.number += 1;
+                    self.rest = u32::from_be_bytes([a, b, c, d]) as usize;
+                    self.head.clear();
+                }
+            }
+        }
     }
 
     impl Context for Request {}
@@ -99,6 +130,24 @@ mod module {
             let direction = self.direction();
             add(MetricType::Counter, format!("meshfilter_requests_started_total{direction}"), 1);
             add(MetricType::Gauge, format!("meshfilter_requests_in_flight{direction}"), 1);
+            Action::Continue
+        }
+
+        fn on_http_request_body(&mut self, size: usize, _: bool) -> Action {
+            if self.grpc {
+                let [messages, _] = &mut self.messages;
+                messages
+                    .pass(size, |start, max| hostcalls::get_buffer(BufferType::HttpRequestBody, start, max).ok()?);
+            }
+            Action::Continue
+        }
+
+        fn on_http_response_body(&mut self, size: usize, _: bool) -> Action {
+            if self.grpc {
+                let [_, messages] = &mut self.messages;
+                messages
+                    .pass(size, |start, max| hostcalls::get_buffer(BufferType::HttpResponseBody, start, max).ok()?);
+            }
             Action::Continue
         }
 
@@ -151,7 +200,11 @@ mod module {
             add(MetricType::Counter, format!("meshfilter_requests_finished_total{labels}"), 1);
             let half = Duration::from_micros(500);
             let ms = |time: Duration| u64::try_from(time.saturating_add(half).as_millis()).unwrap_or(u64::MAX);
-            let lived = if tunnel || self.events { "stream" } else { "request" };
+            let lived = if tunnel || self.events || self.messages.iter().any(|messages| messages.number > 1) {
+                "stream"
+            } else {
+                "request"
+            };
             record(format!("meshfilter_{lived}_duration_millis{labels}"), ms(total));
             if let Some(first) = first {
                 record(format!("meshfilter_request_first_byte_millis{labels}"), ms(first));
