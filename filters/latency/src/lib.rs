@@ -86,6 +86,8 @@ pub struct Latency {
     chosen: [bool; LABELS.len()],
     /// Of the listener, which a plugin has one of: asked for once.
     direction: OnceCell<&'static str>,
+    /// The series of Apdex: all of them are there when one is, so that their shares are numbers.
+    feelings: OnceCell<[Labels; 3]>,
 }
 
 /// What is kept of a request or connection.
@@ -97,7 +99,16 @@ pub struct Stream {
     first_ns: u64,
     /// Its gauge, until it has ended.
     under_way: Option<Labels>,
+    /// What its path says, as the client sent it: routes write paths over.
+    said: Said,
     tcp: bool,
+}
+
+/// What a path says about its request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    excluded: bool,
+    stream: bool,
 }
 
 /// Where the inner instance leaves the times of request and response for the outer one.
@@ -146,7 +157,7 @@ impl Filter for Latency {
                 return Err(Refusal::at(&format!("{name}[{index}]"), "is empty and would mean all, take it out"));
             }
         }
-        Ok(Self { config, chosen, direction: OnceCell::new() })
+        Ok(Self { config, chosen, direction: OnceCell::new(), feelings: OnceCell::new() })
     }
 
     fn max_series(&self) -> usize {
@@ -165,9 +176,10 @@ impl Filter for Latency {
         }
     }
 
-    fn request_headers(&self, cx: &mut Context<'_, Self>, _: &mut Headers<'_>) -> Flow {
+    fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         cx.stream.start_ns = cx.host.now_ns();
         if self.config.role != Role::Inner {
+            cx.stream.said = self.said(headers);
             self.begin(cx, &STARTED, &IN_FLIGHT);
         }
         Flow::Continue
@@ -251,6 +263,16 @@ impl Latency {
         })
     }
 
+    fn said(&self, request: &Headers<'_>) -> Said {
+        let Config { exclude, streams, .. } = &self.config;
+        if exclude.paths.is_empty() && streams.is_empty() {
+            return Said::default();
+        }
+        let path = request.get(":path").unwrap_or_default();
+        let begins = |list: &[String]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
+        Said { excluded: begins(&exclude.paths), stream: begins(streams) }
+    }
+
     fn begin(&self, cx: &mut Context<'_, Self>, started: &'static Metric, under_way: &'static Metric) {
         let labels = cx.metrics.labels(&[self.direction(cx.host)]);
         cx.metrics.add_to(cx.host, started, labels, 1);
@@ -280,9 +302,8 @@ impl Latency {
     }
 
     fn log_request(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>, now_ns: u64) {
-        let path = request.get(":path").unwrap_or_default();
-        let begins = |list: &[String]| list.iter().any(|beginning| path.starts_with(beginning.as_bytes()));
-        if begins(&self.config.exclude.paths) {
+        let said = if cx.stream.start_ns == 0 { self.said(request) } else { cx.stream.said };
+        if said.excluded {
             return;
         }
         let route = self.name(cx.host, Label::Route);
@@ -290,11 +311,11 @@ impl Latency {
             return;
         }
         let protocol = Protocol::of(request, response);
-        let stream = protocol == Protocol::Websocket || outcome::streams(response) || begins(&self.config.streams);
+        let stream = protocol == Protocol::Websocket || said.stream || outcome::streams(response);
         let parts = self.parts(cx, now_ns);
         let status = outcome::status(response);
         let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
-        let failure = self.failure(cx.host, status == Some(504) || grpc == Some(4));
+        let failure = self.failure(cx.host, parts.upstream.is_none());
 
         let code = match self.config.code {
             Code::Class => String::new(),
@@ -341,15 +362,19 @@ impl Latency {
         String::from_utf8(name).unwrap_or_default()
     }
 
-    /// Looked at only where it says something: as a label, or to judge by. `late`: the reply is one of a time that ran out.
-    fn failure(&self, host: &dyn Host, late: bool) -> &'static str {
+    /// Looked at only where it says something: as a label, or to judge by. `cut`: the upstream's response did not come
+    /// to its end, or there was none.
+    fn failure(&self, host: &dyn Host, cut: bool) -> &'static str {
         if !self.chose(Label::Failure) && self.config.slo.is_empty() && self.config.apdex.is_none() {
             return "";
         }
         match host.number(&["response", "flags"]) {
-            // The longest duration of a stream, a gRPC deadline among them, ends without a flag.
-            Some(0) if late => match host.property(&["response", "code_details"]) {
-                Ok(details) if *details == *b"max_duration_timeout" => outcome::TIMEOUT,
+            // The longest duration of a stream, a gRPC deadline among them, and the time that a client has to send its
+            // request end without a flag.
+            Some(0) if cut => match host.property(&["response", "code_details"]) {
+                Ok(details) if matches!(&*details, b"max_duration_timeout" | b"request_overall_timeout") => {
+                    outcome::TIMEOUT
+                }
                 _ => "",
             },
             flags => flags.map_or("", outcome::failure),
@@ -402,17 +427,25 @@ impl Latency {
         for objective in &self.config.slo {
             let labels = cx.metrics.labels(&[&objective.name]);
             cx.metrics.add_to(cx.host, &SLO, labels, 1);
-            if within(objective.within.ms()) {
-                cx.metrics.add_to(cx.host, &SLO_GOOD, labels, 1);
-            }
+            // A bad one makes the series too: a share of nothing is no number, and no alert.
+            cx.metrics.add_to(cx.host, &SLO_GOOD, labels, i64::from(within(objective.within.ms())));
         }
         if let Some(t) = self.config.apdex {
             let feeling = match (within(t.ms()), within(t.ms().saturating_mul(4))) {
-                (true, _) => "satisfied",
-                (_, true) => "tolerating",
-                _ => "frustrated",
+                (true, _) => 0,
+                (_, true) => 1,
+                _ => 2,
             };
-            cx.metrics.add(cx.host, &APDEX, &[feeling], 1);
+            let series = self.feelings.get_or_init(|| {
+                ["satisfied", "tolerating", "frustrated"].map(|feeling| {
+                    let labels = cx.metrics.labels(&[feeling]);
+                    cx.metrics.add_to(cx.host, &APDEX, labels, 0);
+                    labels
+                })
+            });
+            if let Some(labels) = series.get(feeling) {
+                cx.metrics.add_to(cx.host, &APDEX, *labels, 1);
+            }
         }
     }
 

@@ -29,7 +29,10 @@ impl Protocol {
 
     /// By the headers of both sides.
     pub(crate) fn of(request: &Headers<'_>, response: &Headers<'_>) -> Self {
-        let tunnel = request.get(":method") == Some(b"CONNECT") || response.get(":status") == Some(b"101");
+        let tunnel = match response.get(":status") {
+            Some([b'2', ..]) => request.get(":method") == Some(b"CONNECT"),
+            status => status == Some(b"101"),
+        };
         if tunnel {
             return Self::Websocket;
         }
@@ -118,10 +121,13 @@ const CLIENT_GONE: &str = "client_gone";
 
 /// Whether a request of this outcome is bad whatever time it took: the server's fault, or no answer at all.
 pub(crate) fn failed(status: Option<u16>, grpc: Option<i64>, failure: &str) -> bool {
+    // In gRPC the proxy has a status even for who did not wait for one.
+    if failure == CLIENT_GONE {
+        return false;
+    }
     match grpc {
         // Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss; and what no status is.
         Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || !KNOWN_GRPC.contains(&code),
-        None if failure == CLIENT_GONE => false,
         None => status.is_none_or(|status| status >= 500) || matches!(failure, TIMEOUT | UPSTREAM_RESET),
     }
 }

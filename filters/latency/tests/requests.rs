@@ -194,8 +194,11 @@ fn objectives_and_apdex_count_what_users_feel() {
     let configuration =
         r#"{"slo": [{"name": "a", "within": "27ms"}, {"name": "b", "within": "26ms"}], "apdex": "10ms", "unit": "us"}"#;
     each(configuration, 1, |proxy, _| {
-        timed(proxy, &get("/"), &ok());
         timed(proxy, &get("/"), &Message::new([(":status", "503")]));
+        let zero = |name: &str| proxy.metric(&series(name)).map(|metric| metric.value);
+        assert_eq!(zero("meshfilter_slo_good_requests_total{objective=a}"), Some(0), "no share of nothing");
+        assert_eq!(zero("meshfilter_apdex_requests_total{feeling=satisfied}"), Some(0));
+        timed(proxy, &get("/"), &ok());
         let good = |name: &str| value(proxy, &format!("meshfilter_slo_good_requests_total{{objective={name}}}"));
         assert_eq!((good("a"), good("b")), (1, 0));
         let felt = |feeling: &str| value(proxy, &format!("meshfilter_apdex_requests_total{{feeling={feeling}}}"));
