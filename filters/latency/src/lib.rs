@@ -137,6 +137,14 @@ impl Filter for Latency {
             if objective.name.is_empty() {
                 return Err(Refusal::at(&at("name"), "is empty, give what the label `objective` is to say"));
             }
+            // Two that are one label would count into one series.
+            if objective.name.len() > 64 || objective.name.contains(|c: char| matches!(c, ';' | '=') || c.is_control())
+            {
+                return Err(Refusal::at(
+                    &at("name"),
+                    "does not fit into a label, give up to 64 bytes without `;`, `=` and control characters",
+                ));
+            }
             if config.slo.iter().take(index).any(|earlier| earlier.name == objective.name) {
                 return Err(Refusal::at(&at("name"), "stands there twice, give each objective its own"));
             }
