@@ -514,3 +514,67 @@ fn several_attempts_are_told_and_the_last_ones_times_with_them() {
         }
     });
 }
+
+#[test]
+fn how_it_was_cut_off_says_whose_fault_it_was() {
+    let grpc = Message::new([
+        (":method", "POST"),
+        (":path", "/a.B/C"),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+    ]);
+    let connect = Message::new([(":method", "CONNECT"), (":authority", "a")]);
+    let answer = |status: &str| Message::new([(":status", status)]);
+    // What was asked; how it was answered; the proxy's flags and details; the label; whether that was good.
+    for (request, response, flags, details, failure, good) in [
+        (get("/"), ok(), 0, "via_upstream", "", 1),
+        (get("/"), ok(), 0, "max_duration_timeout", "timeout", 0),
+        (get("/"), answer("408"), 0, "request_overall_timeout", "timeout", 0),
+        (get("/"), ok(), 1 << 14, "downstream_remote_disconnect", "client_gone", 1),
+        (grpc.clone(), ok(), 1 << 14, "downstream_remote_disconnect", "client_gone", 1),
+        (grpc, ok(), 0, "max_duration_timeout", "timeout", 0),
+        // Of a request, not of a stream: those are not judged.
+        (connect.clone(), answer("404"), 1 << 8, "route_not_found", "no_route", 1),
+        (connect, answer("503"), 1 << 5, "upstream_reset", "no_upstream", 0),
+    ] {
+        each(r#"{"labels": ["failure"], "slo": [{"name": "ok", "within": "1s"}]}"#, 1, |proxy, _| {
+            let stream = proxy.http("in", 0);
+            stream.request(&request);
+            stream.set_property(&["response", "flags"], i64::from(flags));
+            stream.set_property(&["response", "code_details"], details);
+            // What the proxy makes of a status of HTTP where none of gRPC came.
+            stream.set_property(&["response", "grpc_status"], 2_i64);
+            stream.response(&response);
+            stream.finish();
+            let label = if failure.is_empty() { String::new() } else { format!("{{failure={failure}}}") };
+            assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{label}")), 1, "{details}");
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 1, "{details}");
+            assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{details}");
+        });
+    }
+}
+
+#[test]
+fn lists_of_any_length_are_taken() {
+    let list = |beginning: &str| (0..20_000).map(|n| format!("\"{beginning}{n}/\"")).collect::<Vec<_>>().join(",");
+    let objectives: Vec<_> = (0..500).map(|n| format!(r#"{{"name": "o{n}", "within": "{n}1ms"}}"#)).collect();
+    let configuration = format!(
+        r#"{{"exclude": {{"paths": [{}], "routes": [{}]}}, "streams": [{}], "slo": [{}], "max_series": 20}}"#,
+        list("/out"),
+        list("route"),
+        list("/stream"),
+        objectives.join(",")
+    );
+    each(&configuration, 1, |proxy, _| {
+        for path in ["/out19999/a", "/stream19999/a", "/"] {
+            timed(proxy, &get(path), &ok());
+        }
+        let finished = "meshfilter_requests_finished_total{protocol=http,method=GET,code=2xx}";
+        assert_eq!((value(proxy, finished), value(proxy, "meshfilter_requests_in_flight")), (2, 0));
+        assert_eq!(samples(proxy, "meshfilter_stream_duration_millis{protocol=http,method=GET,code=2xx}"), [27]);
+        // More objectives than series: the rest is counted together.
+        assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=o0}"), 1);
+        assert!(value(proxy, "meshfilter_slo_requests_total{objective=overflow}") > 400);
+        assert!(proxy.metrics().len() <= 25, "{}", proxy.metrics().len());
+    });
+}
