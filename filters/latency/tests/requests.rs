@@ -578,3 +578,21 @@ fn lists_of_any_length_are_taken() {
         assert!(proxy.metrics().len() <= 25, "{}", proxy.metrics().len());
     });
 }
+
+#[test]
+fn two_of_one_chain_both_count_and_both_come_back_to_zero() {
+    each("{}", 1, |proxy, plugin| {
+        proxy
+            .push("in", [plugin(r#"{"labels": ["code"]}"#), plugin(r#"{"labels": ["protocol"], "unit": "us"}"#)])
+            .unwrap();
+        let stream = proxy.http("in", 0);
+        stream.request(&get("/"));
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 2);
+        stream.response(&ok());
+        stream.finish();
+        for labels in ["code=2xx", "protocol=http"] {
+            assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{{{labels}}}")), 1, "{labels}");
+        }
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 0);
+    });
+}
