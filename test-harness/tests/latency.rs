@@ -8,8 +8,9 @@
     reason = "a test"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,7 @@ use latency::Latency;
 use serde_json::{Map, Value, json};
 use test_harness::envoy::Builder;
 use test_harness::metrics::{Metrics, Sample};
+use test_harness::prometheus::promtool;
 use test_harness::{
     AccessLog, Cluster, Envoy, H1, H2, HttpFilter, Listener, PATIENCE, Reply, Request, Route, Upstream, eventually,
     module,
@@ -401,6 +403,27 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
             true,
         ),
         (
+            "it lasted too long, and was answered",
+            told("/longest", "head; chunk=a; pause=400; chunk=late"),
+            200,
+            "-",
+            "timeout",
+            Some(1),
+            "upstream_us proxy_us",
+            false,
+        ),
+        (
+            "a deadline, and it was answered",
+            grpc("/deadline", "header=content-type:application/grpc; head; chunk=a; pause=400; chunk=late")
+                .header("grpc-timeout", "50m"),
+            200,
+            "-",
+            "timeout",
+            Some(1),
+            "upstream_us proxy_us",
+            false,
+        ),
+        (
             "a deadline",
             grpc("/deadline", "pause=400").header("grpc-timeout", "50m"),
             200,
@@ -463,8 +486,13 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
         gone.value("meshfilter_requests_finished_total", &[("failure", "client_gone"), ("code", "400")]),
         Some(1.0)
     );
+    // In the middle of an answer, to which the proxy gives a status of its own in gRPC.
+    let endless = grpc("/h2/c", "header=content-type:application/grpc; head; chunk=a; pause=60000");
+    assert!(timeout(Duration::from_millis(100), h2.send(&endless)).await.is_err());
+    becomes(&envoy, "meshfilter_requests_finished_total", &[("failure", "client_gone")], 4.0).await?;
+    let gone = envoy.prometheus().await?;
     // Who left did not get a bad answer.
-    assert_eq!(gone.value("meshfilter_slo_good_requests_total", &[]), Some(good + 3.0));
+    assert_eq!(gone.value("meshfilter_slo_good_requests_total", &[]), Some(good + 4.0));
     becomes(&envoy, "meshfilter_requests_in_flight", &[("direction", "outbound")], 0.0).await?;
     assert_no_trap(&envoy);
     Ok(())
@@ -528,6 +556,13 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
         becomes(&envoy, finished, &[("protocol", "grpc"), ("grpc_status", status)], 1.0).await?;
     }
     becomes(&envoy, "meshfilter_request_duration_millis_count", &[("protocol", "grpc")], 5.0).await?;
+    // Two messages, empty ones, are a stream, whatever its path; one message is none.
+    let unary = grpc("/a.B/C", "header=content-type:application/grpc; header=grpc-status:0");
+    for body in [[0; 5].as_slice(), &[0; 10]] {
+        assert_eq!(h2.send(&Request { body: body.to_vec(), ..unary.clone() }).await?.status, 200);
+    }
+    becomes(&envoy, "meshfilter_request_duration_millis_count", &[("protocol", "grpc")], 6.0).await?;
+    becomes(&envoy, "meshfilter_stream_duration_millis_count", &[("protocol", "grpc")], 1.0).await?;
     assert!(
         envoy
             .prometheus()
@@ -553,7 +588,7 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     long(&events).await?;
     becomes(&envoy, &format!("{lifetime}_count"), &[("protocol", "http"), ("method", "GET")], 1.0).await?;
     long(&watch).await?;
-    becomes(&envoy, &format!("{lifetime}_count"), &[("protocol", "grpc"), ("grpc_status", "0")], 1.0).await?;
+    becomes(&envoy, &format!("{lifetime}_count"), &[("protocol", "grpc"), ("grpc_status", "0")], 2.0).await?;
     let mut socket = TcpStream::connect(envoy.addr("in")).await?;
     socket.write_all(b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await?;
     let mut head = vec![0; 4];
@@ -571,8 +606,8 @@ async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     becomes(&envoy, in_flight, &[], 0.0).await?;
 
     // What was no stream is in the other histogram, and all have a first byte.
-    becomes(&envoy, "meshfilter_request_duration_millis_count", &[], 9.0).await?;
-    assert!(counted("meshfilter_request_first_byte_millis", &[]).await? >= 12.0);
+    becomes(&envoy, "meshfilter_request_duration_millis_count", &[], 10.0).await?;
+    assert!(counted("meshfilter_request_first_byte_millis", &[]).await? >= 14.0);
     assert_eq!(counted("meshfilter_request_duration_millis", &[("protocol", "websocket")]).await?, 0.0);
     let metrics = envoy.prometheus().await?;
     let buckets = metrics.series("meshfilter_request_duration_millis_bucket", &[]);
@@ -939,5 +974,693 @@ async fn trace_id_and_latency_agree_on_the_beginning() -> Result<()> {
         assert!((before..=end - since).contains(&start), "{name}: {line:?}");
     }
     assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// What ended, each as `request` or `stream`, whichever histogram it is in, with its labels but direction and the values
+/// alone; and how often.
+fn ended(metrics: &Metrics) -> BTreeMap<String, f64> {
+    let mut ended = BTreeMap::new();
+    for kind in ["request", "stream", "connection"] {
+        for sample in metrics.series(&format!("meshfilter_{kind}_duration_millis_count"), &[]) {
+            let labels = ALL_LABELS[1..].iter().filter_map(|label| sample.labels.get(*label));
+            let line = labels.fold(kind.to_owned(), |line, value| line + " " + value);
+            *ended.entry(line).or_default() += sample.value;
+        }
+    }
+    ended
+}
+
+/// Waits until just these have ended since then, and counted as finished, and nothing else.
+async fn ends(envoy: &Envoy, what: &str, before: &mut Metrics, wanted: &[&str]) -> Result<()> {
+    let mut expected = ended(before);
+    for line in wanted {
+        *expected.entry((*line).to_owned()).or_default() += 1.0;
+    }
+    let finished = |metrics: &Metrics| {
+        let of = |kind: &str| metrics.value(&format!("meshfilter_{kind}_finished_total"), &[]).unwrap_or(0.0);
+        of("requests") + of("connections")
+    };
+    let total: f64 = expected.values().sum();
+    *before = eventually(format!("{what}: {wanted:?}"), PATIENCE, async || {
+        let now = envoy.prometheus().await.map_err(|error| format!("{error:#}"))?;
+        let right = ended(&now) == expected && (finished(&now) - total).abs() < 0.5;
+        if right { Ok(now) } else { Err(format!("finished {}, {:#?}", finished(&now), ended(&now))) }
+    })
+    .await?;
+    Ok(())
+}
+
+/// Sends these bytes on a connection of their own and reads until this has come, or the end; the connection is still
+/// open then.
+async fn talk(addr: SocketAddr, bytes: &str, until: &str) -> Result<(TcpStream, String)> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.write_all(bytes.as_bytes()).await?;
+    let mut text = String::new();
+    timeout(PATIENCE, async {
+        let mut some = [0; 4096];
+        while !text.contains(until) {
+            match stream.read(&mut some).await? {
+                0 => break,
+                read => text.push_str(&String::from_utf8_lossy(&some[..read])),
+            }
+        }
+        anyhow::Ok(())
+    })
+    .await
+    .with_context(|| format!("no {until:?} but {text:?}"))??;
+    Ok((stream, text))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_requests_are_counted_once_and_as_what_they_were() -> Result<()> {
+    let tried = AtomicBool::new(false);
+    let upstream = Upstream::with(move |request| match &*request.path {
+        "/flaky" if !tried.swap(true, Ordering::Relaxed) => Reply::new(503).pause(Duration::from_millis(60)),
+        "/redirect" => Reply::new(302).header("location", "http://a/redirect/on"),
+        _ => Reply::to(request),
+    })
+    .await?;
+    let (mirror, echo) = (Upstream::start().await?, Raw::echo(None).await?);
+    let interim = Raw::start(|mut stream| async move {
+        let _ = stream.read(&mut [0; 4000]).await?;
+        for interim in ["103 Early Hints\r\nlink: x", "100 Continue"] {
+            stream.write_all(format!("HTTP/1.1 {interim}\r\n\r\n").as_bytes()).await?;
+            sleep(Duration::from_millis(60)).await;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+        let _ = stream.read(&mut [0; 4000]).await?;
+        Ok(())
+    })
+    .await?;
+    let websocket = Raw::start(|mut stream| async move {
+        let _ = stream.read(&mut [0; 4000]).await?;
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nframes";
+        stream.write_all(head.as_bytes()).await?;
+        drop(stream.read(&mut [0; 4000]).await);
+        Ok(())
+    })
+    .await?;
+    // A preface, settings, and an extended CONNECT (RFC 8441), each field a literal.
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/ws"),
+        (":authority", "a"),
+    ];
+    let text = |text: &str| format!("{}{text}", char::from(u8::try_from(text.len()).unwrap()));
+    let fields: String = fields.iter().map(|(name, value)| format!("\0{}{}", text(name), text(value))).collect();
+    let length = char::from(u8::try_from(fields.len()).unwrap());
+    let over_h2 = format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0{length}\x01\x04\0\0\0\x01{fields}");
+    let configuration = json!({ "labels": ALL_LABELS, "properties": { "json": true },
+        "exclude": { "paths": ["/left-out"], "routes": ["/probe"] }, "streams": ["/endless"] });
+    let mut site = listener("in")
+        .merge_hcm(json!({ "http_protocol_options": { "accept_http_10": true, "enable_trailers": true },
+            "http2_protocol_options": { "allow_connect": true },
+            "upgrade_configs": [{ "upgrade_type": "websocket" }, { "upgrade_type": "CONNECT" }],
+            "proxy_100_continue": true, "request_headers_timeout": "0.3s", "request_timeout": "0.5s" }))
+        .filter(latency("latency", configuration)?)
+        .filter(HttpFilter::wasm("trap", module("trap")?));
+    let off = json!({ "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true });
+    let retry = json!({ "retry_policy": { "retry_on": "5xx", "num_retries": 2,
+        "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.002s" } } });
+    for (path, cluster, merge) in [
+        ("/flaky", "up", json!({ "route": retry })),
+        ("/interim", "interim", json!({})),
+        ("/mirrored", "up", json!({ "route": { "request_mirror_policies": [{ "cluster": "mirror" }] } })),
+        ("/redirect", "up", json!({ "route": { "internal_redirect_policy": { "max_internal_redirects": 1 } } })),
+        ("/off", "up", json!({ "typed_per_filter_config": { "latency": off } })),
+        ("/left-out", "up", json!({ "route": { "prefix_rewrite": "/" } })),
+        ("/put-in", "up", json!({ "route": { "prefix_rewrite": "/left-out" } })),
+        ("/endless", "up", json!({ "route": { "prefix_rewrite": "/" } })),
+        ("/probe", "up", json!({})),
+        ("/ws", "ws", json!({})),
+        ("/plain", "up", json!({})),
+    ] {
+        site = site.route(route(path, cluster, merge));
+    }
+    let tunnel =
+        Route::cluster("echo").merge(json!({ "name": "tunnel", "match": { "prefix": null, "connect_matcher": {},
+            "headers": [{ "name": "x-tunnel", "present_match": true }] },
+        "route": { "upgrade_configs": [{ "upgrade_type": "CONNECT", "connect_config": {} }] } }));
+    let envoy = builder()
+        .cluster("up", upstream.addr())
+        .cluster("mirror", mirror.addr())
+        .cluster("echo", echo.addr)
+        .cluster("interim", interim.addr)
+        .cluster("ws", websocket.addr)
+        .listener(site.route(tunnel))
+        .start()
+        .await?;
+    let mut before = Metrics::default();
+    for (what, bytes, until, wanted) in [
+        ("no body", "HEAD /plain HTTP/1.1\r\nhost: a\r\n\r\n", "\r\n\r\n", &["request http HEAD 2xx /plain up"][..]),
+        (
+            "204",
+            "GET /plain HTTP/1.1\r\nhost: a\r\nx-reply: status=204\r\n\r\n",
+            "\r\n\r\n",
+            &["request http GET 2xx /plain up"],
+        ),
+        (
+            "304",
+            "GET /plain HTTP/1.1\r\nhost: a\r\nx-reply: status=304\r\n\r\n",
+            "\r\n\r\n",
+            &["request http GET 3xx /plain up"],
+        ),
+        ("HTTP/1.0", "GET /plain HTTP/1.0\r\nhost: a\r\n\r\n", "ok", &["request http GET 2xx /plain up"]),
+        (
+            "trailers",
+            "PUT /plain HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\na: b\r\n\r\n",
+            "ok",
+            &["request http PUT 2xx /plain up"],
+        ),
+        (
+            "a pipeline",
+            "GET /plain HTTP/1.1\r\nhost: a\r\n\r\nGET /plain HTTP/1.1\r\nhost: a\r\nx-reply: status=404\r\n\r\nGET /plain HTTP/1.1\r\nhost: a\r\nx-reply: chunk=third\r\n\r\n",
+            "third",
+            &["request http GET 2xx /plain up", "request http GET 4xx /plain up", "request http GET 2xx /plain up"],
+        ),
+        ("a second attempt", "GET /flaky HTTP/1.1\r\nhost: a\r\n\r\n", "ok", &["request http GET 2xx /flaky up"]),
+        (
+            "interim responses",
+            "PUT /interim HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nab",
+            "ok",
+            &["request http PUT 2xx /interim interim"],
+        ),
+        (
+            "a copy goes elsewhere",
+            "GET /mirrored HTTP/1.1\r\nhost: a\r\n\r\n",
+            "ok",
+            &["request http GET 2xx /mirrored up"],
+        ),
+        (
+            "a redirect by the proxy itself",
+            "GET /redirect HTTP/1.1\r\nhost: a\r\n\r\n",
+            "ok",
+            &["request http GET 3xx /redirect up", "request http GET 2xx /redirect up"],
+        ),
+        ("not measured", "GET /off HTTP/1.1\r\nhost: a\r\n\r\n", "ok", &[]),
+        ("left out, and written over", "GET /left-out HTTP/1.1\r\nhost: a\r\n\r\n", "ok", &[]),
+        (
+            "written over to what is left out",
+            "GET /put-in HTTP/1.1\r\nhost: a\r\n\r\n",
+            "ok",
+            &["request http GET 2xx /put-in up"],
+        ),
+        ("a probe, by its route", "GET /probe HTTP/1.1\r\nhost: a\r\n\r\n", "ok", &[]),
+        ("a WebSocket over h2", &over_h2, "frames", &["stream websocket GET 1xx client_gone /ws ws"]),
+        (
+            "a stream, and written over",
+            "GET /endless HTTP/1.1\r\nhost: a\r\n\r\n",
+            "ok",
+            &["stream http GET 2xx /endless up"],
+        ),
+        (
+            "no upgrade",
+            "GET /plain HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nx-reply: status=403\r\n\r\n",
+            "\r\n\r\n",
+            &["request http GET 4xx /plain up"],
+        ),
+        (
+            "a tunnel",
+            "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\nx-tunnel: y\r\n\r\n",
+            "\r\n\r\n",
+            &["stream websocket CONNECT 2xx client_gone tunnel echo"],
+        ),
+        ("no tunnel", "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n", "\r\n\r\n", &["request http CONNECT 4xx no_route"]),
+        ("headers without end", "GET /plain HTTP/1.1\r\nhost: a\r\n", "\r\n\r\n", &["request http 4xx"]),
+        (
+            "a body without end",
+            "PUT /plain HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n",
+            "\r\n\r\n",
+            &["request http PUT 4xx timeout /plain up"],
+        ),
+        ("no HTTP", "what?\r\n\r\n", "\r\n\r\n", &["request http 4xx client_gone"]),
+    ] {
+        drop(talk(envoy.addr("in"), bytes, until).await?);
+        ends(&envoy, what, &mut before, wanted).await?;
+    }
+    becomes(&envoy, "meshfilter_requests_in_flight", &[], 0.0).await?;
+    // One that was left out by its route began; two came to nothing before the filter heard of them.
+    assert_eq!(
+        before.value("meshfilter_requests_started_total", &[]).unwrap(),
+        before.value("meshfilter_requests_finished_total", &[]).unwrap() + 1.0 - 2.0
+    );
+    let lines = envoy.wait_for_json("in", 25).await?;
+    let of = |path: &str| lines.iter().find(|line| line["path"] == path).unwrap();
+    let again = of("/flaky");
+    assert!(part(again, "attempts") == Some(2) && part(again, "proxy_us").unwrap() >= 60_000, "{again:?}");
+    assert!(again["json"].as_str().unwrap().ends_with(r#","attempts":2,"approximate":true}"#), "{again:?}");
+    assert!(!of("/mirrored")["json"].as_str().unwrap().contains("approximate"));
+    assert!(part(of("/interim"), "ttfb_us").unwrap() >= 120_000, "{:?}", of("/interim"));
+    assert!(part(of("/off"), "total_us").is_none() && part(of("/left-out"), "total_us").is_some());
+    assert_eq!(mirror.wait(1).await?.len(), 1);
+    assert_no_trap(&envoy);
+    // Another module traps: in a VM of its own, and what it was to see is counted here.
+    envoy.get("in", "/plain", [("x-trap", "y")]).await?;
+    ends(&envoy, "a trap", &mut before, &["request http GET 5xx /plain up"]).await?;
+    becomes(&envoy, "meshfilter_requests_in_flight", &[], 0.0).await?;
+    Ok(())
+}
+
+/// A network filter but the module.
+fn network(kind: &str, config: Value) -> Value {
+    let mut config = config;
+    config["@type"] = format!("type.googleapis.com/envoy.extensions.filters.network.{kind}").into();
+    json!({ "name": kind, "typed_config": config })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_a_connection_ends_it_is_counted_once_and_not_open() -> Result<()> {
+    let (echo, closing) = (Raw::echo(None).await?, Raw::saying(b"bye").await?);
+    let resetting = Raw::start(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1000]).await?;
+        stream.set_zero_linger()
+    })
+    .await?;
+    let measured = || anyhow::Ok(latency("latency", json!({ "labels": ALL_LABELS }))?.of_connections());
+    let proxy = |cluster: &str, merge: Value| {
+        let mut config = json!({ "stat_prefix": "tcp", "cluster": cluster });
+        config.as_object_mut().unwrap().extend(merge.as_object().unwrap().clone());
+        network("tcp_proxy.v3.TcpProxy", config)
+    };
+    let deny = || {
+        network(
+            "rbac.v3.RBAC",
+            json!({ "stat_prefix": "deny", "rules": { "action": "DENY",
+        "policies": { "all": { "permissions": [{ "any": true }], "principals": [{ "any": true }] } } } }),
+        )
+    };
+    let direct = network("direct_response.v3.Config", json!({ "response": { "inline_string": "direct" } }));
+    let listeners = [
+        ("echo", vec![measured()?, proxy("echo", json!({}))]),
+        ("closing", vec![measured()?, proxy("closing", json!({}))]),
+        ("resetting", vec![measured()?, proxy("resetting", json!({}))]),
+        ("idle", vec![measured()?, proxy("echo", json!({ "idle_timeout": "0.1s" }))]),
+        ("longest", vec![measured()?, proxy("echo", json!({ "max_downstream_connection_duration": "0.1s" }))]),
+        ("denied", vec![measured()?, deny(), proxy("echo", json!({}))]),
+        ("in front", vec![deny(), measured()?, proxy("echo", json!({}))]),
+        ("direct", vec![measured()?, direct]),
+        ("no proxy", vec![measured()?, network("echo.v3.Echo", json!({}))]),
+        ("removed", vec![measured()?, proxy("echo", json!({}))]),
+    ];
+    let mut builder = builder()
+        .cluster("echo", echo.addr)
+        .cluster("closing", closing.addr)
+        .cluster("resetting", resetting.addr)
+        .drain_time(Duration::from_secs(1));
+    let mut kept = Vec::new();
+    for (name, filters) in listeners {
+        let listener = Listener::tcp(name, filters).access_log(log());
+        builder = builder.listener(listener.clone());
+        kept.push((name, listener));
+    }
+    let envoy = builder.start().await?;
+    let mut before = Metrics::default();
+    // Up to 1.37 it has no flag for it.
+    let late = envoy.version().await?.as_str() >= "1.38";
+    let reset = if late { "connection tcp upstream_reset resetting" } else { "connection tcp resetting" };
+    #[derive(PartialEq)]
+    enum End {
+        Theirs,
+        Close,
+        HalfClose,
+        Reset,
+        Removal,
+    }
+    for (name, end, said, word) in [
+        ("echo", End::Close, "hello", &["connection tcp echo"][..]),
+        ("echo", End::HalfClose, "hello", &["connection tcp echo"]),
+        ("echo", End::Reset, "hello", &["connection tcp echo"]),
+        ("closing", End::Theirs, "bye", &["connection tcp closing"]),
+        ("resetting", End::Theirs, "", &[reset]),
+        ("idle", End::Theirs, "hello", &["connection tcp echo"]),
+        ("longest", End::Theirs, "hello", &["connection tcp timeout echo"]),
+        ("denied", End::Theirs, "", &["connection tcp echo"]),
+        ("in front", End::Theirs, "", &["connection tcp echo"]),
+        ("direct", End::Theirs, "direct", &["connection tcp"]),
+        ("no proxy", End::Close, "hello", &["connection tcp"]),
+        ("no proxy", End::Reset, "hello", &["connection tcp"]),
+        ("removed", End::Removal, "hello", &["connection tcp echo"]),
+    ] {
+        let mut stream = TcpStream::connect(envoy.addr(name)).await?;
+        stream.write_all(b"hello").await?;
+        let mut text = vec![0; said.len()];
+        let _ = stream.read_exact(&mut text).await;
+        assert_eq!(String::from_utf8_lossy(&text), said, "{name}");
+        match end {
+            End::Theirs => drop(stream.read(&mut [0; 1]).await),
+            End::Close => {}
+            End::HalfClose => {
+                stream.shutdown().await?;
+                drop(stream.read(&mut [0; 1]).await);
+            }
+            End::Reset => stream.set_zero_linger()?,
+            End::Removal => {
+                let rest = kept.iter().filter(|(kept, _)| *kept != name).map(|(_, listener)| listener.clone());
+                envoy.push(rest).await?.accepted()?;
+                drop(stream.read(&mut [0; 1]).await);
+            }
+        }
+        drop(stream);
+        ends(&envoy, name, &mut before, word).await?;
+        assert_eq!(before.value("meshfilter_connections_open", &[]), Some(0.0), "{name}");
+    }
+    assert_eq!(
+        before.value("meshfilter_connections_started_total", &[]),
+        before.value("meshfilter_connections_finished_total", &[])
+    );
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_began_under_one_configuration_ends_under_it() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let (websocket, echo) = (Raw::echo(Some(upgraded)).await?, Raw::echo(None).await?);
+    let begun = json!({ "labels": ["direction", "protocol", "route"] });
+    let configurations = [
+        (begun.clone(), ""),
+        // Without direction the gauges are other series.
+        (json!({ "labels": ["protocol"], "unit": "us" }), ""),
+        (json!({ "labels": ["direction", "code"], "code": "exact", "max_series": 10 }), ""),
+        // Other VMs.
+        (begun, "another"),
+        (json!({ "role": "inner" }), ""),
+    ];
+    let filter =
+        |name: &str, (configuration, vm): &(Value, &str)| anyhow::Ok(latency(name, configuration.clone())?.vm_id(vm));
+    let discovered = |with| anyhow::Ok(filter("discovered", with)?.discovered());
+    // Inline, delivered on its own, and for TCP; without any in the end.
+    let listeners = |with: Option<&(Value, &str)>| {
+        let site = |name: &str| {
+            listener(name)
+                .merge(json!({ "traffic_direction": "INBOUND" }))
+                .merge_hcm(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }))
+                .route(route("/ws", "ws", json!({})))
+                .route(route("/", "up", json!({})))
+        };
+        let inline = with.map(|with| filter("latency", with)).transpose()?;
+        let connections = inline.clone().map(HttpFilter::of_connections);
+        let proxy = network("tcp_proxy.v3.TcpProxy", json!({ "stat_prefix": "tcp", "cluster": "echo" }));
+        anyhow::Ok([
+            inline.into_iter().fold(site("in"), Listener::filter),
+            site("ecds").filter(discovered(&configurations[0])?),
+            Listener::tcp("tcp", connections.into_iter().chain([proxy]))
+                .merge(json!({ "traffic_direction": "INBOUND" })),
+        ])
+    };
+    let mut builder = builder().cluster("up", upstream.addr()).cluster("ws", websocket.addr).cluster("echo", echo.addr);
+    for listener in listeners(Some(&configurations[0]))? {
+        builder = builder.listener(listener);
+    }
+    let envoy = builder.drain_time(Duration::from_secs(600)).start().await?;
+
+    let (in_flight, open) = ("meshfilter_requests_in_flight", "meshfilter_connections_open");
+    let ask = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n{more}\r\n");
+    let events = ask("/", "x-reply: header=content-type:text/event-stream; head; chunk=begun; pause=600000\r\n");
+    let socket = ask("/ws", "connection: upgrade\r\nupgrade: websocket\r\n");
+    let silent = ask("/silent", "x-reply: pause=600000\r\n");
+    let (mut held, mut rounds) = (Vec::new(), 0.0);
+    for next in configurations[1..].iter().map(Some).chain([None]) {
+        if next.is_some() {
+            rounds += 1.0;
+            for name in ["in", "ecds"] {
+                for (bytes, until) in [(&events, "begun"), (&socket, "101"), (&silent, "")] {
+                    held.push(talk(envoy.addr(name), bytes, until).await?.0);
+                }
+            }
+            held.push(talk(envoy.addr("tcp"), "hello", "hello").await?.0);
+        }
+        becomes(&envoy, in_flight, &[], 6.0 * rounds).await?;
+        becomes(&envoy, open, &[], rounds).await?;
+        if let Some(next) = next {
+            envoy.push_extension(&discovered(next)?).await?.accepted()?;
+        }
+        envoy.push(listeners(next)?).await?.accepted()?;
+    }
+    let metrics = envoy.prometheus().await?;
+    for gauge in [in_flight, open] {
+        assert!(metrics.series(gauge, &[("direction", "inbound")])[0].value > metrics.value(gauge, &[]).unwrap() / 2.0);
+        assert_eq!(metrics.series(gauge, &[]).len(), 2, "one with and one without a direction");
+    }
+
+    drop(held);
+    for (gauge, what, times) in [(in_flight, "requests", 6.0), (open, "connections", 1.0)] {
+        becomes(&envoy, &format!("meshfilter_{what}_finished_total"), &[], times * rounds).await?;
+        let metrics = envoy.prometheus().await?;
+        assert!(
+            metrics.series(gauge, &[]).iter().all(|series| series.value == 0.0),
+            "{:?}",
+            metrics.series(gauge, &[])
+        );
+        assert_eq!(metrics.value(&format!("meshfilter_{what}_started_total"), &[]), Some(times * rounds));
+    }
+    // Each is in one histogram, of the unit that it began with: four rounds, of which one was in the other unit. What is
+    // delivered on its own comes to the workers when it comes.
+    let times = |metrics: &Metrics, kind: &str, unit: &str| {
+        metrics.value(&format!("meshfilter_{kind}_duration_{unit}_count"), &[]).unwrap_or(0.0)
+    };
+    for (kind, all, finer) in [("stream", 16.0, 2.0), ("request", 8.0, 1.0), ("connection", 4.0, 1.0)] {
+        eventually(format!("{all} of {kind}"), PATIENCE, async || {
+            let metrics = envoy.prometheus().await.map_err(|error| format!("{error:#}"))?;
+            let (ms, us) = (times(&metrics, kind, "millis"), times(&metrics, kind, "micros"));
+            if ms + us == all && us >= finer { Ok(()) } else { Err(format!("{ms} and {us}")) }
+        })
+        .await?;
+    }
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_any_kind_stay_labels_and_a_thousand_stay_few() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let (long, cut) = ("long".repeat(100), "long".repeat(32));
+    // As the operator wrote them, and as labels.
+    let names = [
+        ("plain", "plain"),
+        ("a.b|c d:80/é日", "a.b|c d:80/é日"),
+        ("route=.=forged;.;code=.=x;.;", "route_._forged_._code_._x_._"),
+        ("\"quotes\" and \\", "\"quotes\" and \\"),
+        ("line\nbreak\ttab", "line_break_tab"),
+        // The proxy itself drops empty parts of a name.
+        (" ends in dots...", " ends in dots"),
+        ("overflow", "overflow"),
+        (&long, &cut),
+    ];
+    let mut odd = Listener::http("odd").filter(latency("latency", json!({ "labels": ["route"] }))?);
+    for (n, (name, _)) in names.iter().enumerate() {
+        odd = odd.route(route(&format!("/{n}/"), "up", json!({ "name": name })));
+    }
+    let few = json!({ "labels": ["route"], "max_series": 10 });
+    let mut many = Listener::http("many").filter(latency("few", few)?.vm_id("few"));
+    for n in 0..1000 {
+        many = many.route(route(&format!("/{n}/"), "up", json!({ "name": format!("route {n}") })));
+    }
+    let envoy = builder().cluster("up", upstream.addr()).listener(odd).listener(many).start().await?;
+    for n in 0..names.len() {
+        assert_eq!(envoy.get("odd", &format!("/{n}/"), ()).await?.status, 200);
+    }
+    let finished = "meshfilter_requests_finished_total";
+    let counted = async |wanted: f64| becomes(&envoy, finished, &[], wanted).await;
+    counted(8.0).await?;
+    let text = envoy.admin_get("/stats/prometheus").await?;
+    let metrics = Metrics::parse(&text);
+    for (_, label) in names {
+        let series = metrics.series(finished, &[("route", label)]);
+        assert!(series.len() == 1 && series[0].value == 1.0 && series[0].labels.len() == 1, "{label:?}: {metrics:#?}");
+    }
+    let known: BTreeSet<&str> = Latency::metrics().iter().map(|metric| metric.name).collect();
+    let base =
+        |name: &str| ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).map(str::to_owned);
+    for name in metrics.names("meshfilter_") {
+        assert!(known.contains(name) || base(name).is_some_and(|base| known.contains(&*base)), "{name}");
+    }
+    let report = promtool(&["check", "metrics"], &text).await?;
+    assert_ne!(report.code, Some(1), "{report:?}");
+
+    // Each route on each worker.
+    let flood = async |routes: usize| -> Result<()> {
+        let mut clients = JoinSet::new();
+        for _ in 0..8 {
+            let addr = envoy.addr("many");
+            clients.spawn(async move {
+                let mut h1 = H1::connect(addr).await?;
+                for n in 0..routes {
+                    ensure!(h1.send(&Request::get(&format!("/{n}/"))).await?.status == 200, "not answered");
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            client??;
+        }
+        Ok(())
+    };
+    flood(20).await?;
+    counted(8.0 + 160.0).await?;
+    let held = async || anyhow::Ok((envoy.stats("wasmcustom.meshfilter_").await?.len(), envoy.linear_memory()?));
+    let before = held().await?;
+    flood(1000).await?;
+    counted(8.0 + 160.0 + 8000.0).await?;
+    assert_eq!(held().await?, before);
+    // 10 in each worker, and one more.
+    let metrics = envoy.prometheus().await?;
+    let routes =
+        metrics.series(finished, &[]).into_iter().filter(|series| series.labels["route"].starts_with("route "));
+    assert!(routes.filter(|series| !series.labels["route"].contains('_')).count() <= 20);
+    assert!(metrics.value(finished, &[("method", "overflow"), ("route", "overflow")]).unwrap() > 7000.0);
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_very_long_stream_is_one_stream() -> Result<()> {
+    const CHUNKS: u32 = 50_000;
+    let events = Raw::start(|mut stream| async move {
+        let (head, chunk) = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+            b"9\r\ndata: a\n\n\r\n",
+        );
+        loop {
+            let mut request = [0; 1000];
+            let read = stream.read(&mut request).await?;
+            let chunks = if read == 0 {
+                return Ok(());
+            } else if request.starts_with(b"GET /long") {
+                CHUNKS
+            } else {
+                1
+            };
+            stream.write_all(head).await?;
+            for _ in 0..chunks {
+                stream.write_all(chunk).await?;
+            }
+            stream.write_all(b"0\r\n\r\n").await?;
+        }
+    })
+    .await?;
+    let configuration = json!({ "labels": ["protocol"], "bytes": true });
+    let site = listener("in").filter(latency("latency", configuration)?).route(route("/", "events", json!({})));
+    let envoy = builder().cluster("events", events.addr).listener(site).concurrency(1).start().await?;
+    let lifetime = "meshfilter_stream_duration_millis_count";
+    let mut h1 = H1::connect(envoy.addr("in")).await?;
+    for n in 1..=10 {
+        h1.send(&Request::get("/short")).await?;
+        becomes(&envoy, lifetime, &[], f64::from(n)).await?;
+    }
+    let held = async || anyhow::Ok((envoy.stats("wasmcustom.meshfilter_").await?.len(), envoy.linear_memory()?));
+    let (before, bytes) = (held().await?, "meshfilter_response_bytes_total");
+    let sent = value(&envoy, bytes, &[]).await?;
+    let length = u32::try_from(h1.send(&Request::get("/long")).await?.body.len())?;
+    assert_eq!(length, 9 * CHUNKS);
+    becomes(&envoy, lifetime, &[], 11.0).await?;
+    assert_eq!(held().await?, before);
+    assert!(value(&envoy, bytes, &[]).await? - sent > f64::from(length));
+    let metrics = envoy.prometheus().await?;
+    assert_eq!(metrics.value("meshfilter_requests_finished_total", &[]), Some(11.0));
+    assert_eq!(metrics.value("meshfilter_requests_in_flight", &[]), Some(0.0));
+    assert_eq!(metrics.value("meshfilter_request_duration_millis_count", &[]), None);
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_off_in_the_middle_is_counted_once() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let websocket = Raw::echo(Some(upgraded)).await?;
+    let site = |name: &str, options: Value| -> Result<Listener> {
+        Ok(listener(name)
+            .merge_hcm(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }], "drain_timeout": "0.1s" }))
+            .merge_hcm(options)
+            .filter(latency("latency", json!({ "labels": ALL_LABELS }))?)
+            .route(route("/ws", "ws", json!({})))
+            .route(route("/", "up", json!({}))))
+    };
+    let removed = site("removed", json!({}))?;
+    let kept = [
+        site("client", json!({}))?,
+        site("longest", json!({ "common_http_protocol_options": { "max_stream_duration": "1s" } }))?,
+        site("idle", json!({ "stream_idle_timeout": "1s" }))?,
+    ];
+    let mut builder = builder().cluster("up", upstream.addr()).cluster("ws", websocket.addr).listener(removed);
+    for listener in kept.clone() {
+        builder = builder.listener(listener);
+    }
+    let envoy = builder.drain_time(Duration::from_secs(1)).start().await?;
+    let events = "header=content-type:text/event-stream; head; chunk=begun; pause=600000";
+    let ask = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n{more}\r\n");
+    let (mut before, mut answered) = (Metrics::default(), 0);
+    let hung_up = if envoy.version().await?.as_str() < "1.40" { "client_gone" } else { "" };
+    // What it says of those that had no answer, of those that had one, and of the WebSocket.
+    for (name, silent, begun, socket) in [
+        ("client", "client_gone", "client_gone", "client_gone"),
+        ("longest", "5xx timeout", "timeout", "timeout"),
+        ("idle", "5xx timeout", "timeout", "timeout"),
+        // Envoy says of its own hanging up that it was the client's, from 1.40 on not of an upgrade's.
+        ("removed", "client_gone", "client_gone", hung_up),
+    ] {
+        let mut held = Vec::new();
+        for (bytes, until) in [
+            (ask("/", &format!("x-reply: {events}\r\n")), "begun"),
+            (ask("/ws", "connection: upgrade\r\nupgrade: websocket\r\n"), "101"),
+            (ask("/silent", "x-reply: pause=600000\r\n"), ""),
+        ] {
+            held.push(talk(envoy.addr(name), &bytes, until).await?.0);
+        }
+        let h2 = H2::connect(envoy.addr(name)).await?;
+        let mut both = JoinSet::new();
+        for reply in [events, "pause=600000"] {
+            let (h2, request) = (h2.clone(), Request::get("/").header("x-reply", reply));
+            both.spawn(async move { h2.send(&request).await });
+        }
+        drop(h2);
+        answered += 2;
+        envoy.wait_for_counter("cluster.up.upstream_rq_200", answered).await?;
+        match name {
+            "longest" | "idle" => {}
+            _ => becomes(&envoy, "meshfilter_requests_in_flight", &[], 5.0).await?,
+        }
+        match name {
+            // With its last request the h2 connection is closed as well.
+            "client" => {
+                held.clear();
+                both.abort_all();
+            }
+            "removed" => envoy.push(kept.clone()).await?.accepted()?,
+            _ => {}
+        }
+        let silent = format!("request http GET {silent} / up");
+        let begun = format!("stream http GET 2xx {begun} / up");
+        let socket = format!("stream websocket GET 1xx {socket} /ws ws").replace("  ", " ");
+        ends(&envoy, name, &mut before, &[&silent, &silent, &begun, &begun, &socket]).await?;
+        assert_eq!(before.value("meshfilter_requests_in_flight", &[]), Some(0.0), "{name}");
+    }
+    assert_eq!(before.value("meshfilter_requests_started_total", &[]), Some(20.0));
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// Envoy gives them one root context for it.
+#[tokio::test]
+async fn two_listeners_with_the_same_plugin_have_a_direction_each() -> Result<()> {
+    let on = |name: &str, direction: &str| -> Result<Listener> {
+        let listener = listener(name).merge(json!({ "traffic_direction": direction }));
+        Ok(listener.filter(latency("latency", json!({ "labels": ["direction"] }))?).route(Route::respond(200, "ok")))
+    };
+    let envoy = builder().concurrency(1).listener(on("in", "INBOUND")?).listener(on("out", "OUTBOUND")?).start().await?;
+    for name in ["in", "out", "out"] {
+        assert_eq!(envoy.get(name, "/", ()).await?.status, 200);
+    }
+    for (direction, times) in [("inbound", 1.0), ("outbound", 2.0)] {
+        for name in ["started", "finished"] {
+            becomes(&envoy, &format!("meshfilter_requests_{name}_total"), &[("direction", direction)], times).await?;
+        }
+        becomes(&envoy, "meshfilter_requests_in_flight", &[("direction", direction)], 0.0).await?;
+    }
     Ok(())
 }

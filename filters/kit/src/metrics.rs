@@ -26,8 +26,9 @@ impl Metric {
         for (label, value) in self.labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
             name.push_str(label);
             name.push_str("=.=");
-            // `=.=` and `;.;` are what a label is known by: without `=` and `;` a value can forge neither.
-            name.extend(value.chars().map(|c| if matches!(c, ';' | '=') { '_' } else { c }));
+            // `=.=` and `;.;` are what a label is known by: without `=` and `;` a value can forge neither, and over the end
+            // of a line no regular expression reaches.
+            name.extend(value.chars().map(|c| if matches!(c, ';' | '=') || c.is_control() { '_' } else { c }));
             name.push_str(";.;");
         }
         name
@@ -130,9 +131,11 @@ impl Metrics {
         self.record_to(host, metric, labels, value);
     }
 
-    /// Moves a counter or gauge.
+    /// Moves a counter or gauge; by 0, it is at least there from now on.
     pub fn add_to(&mut self, host: &dyn Host, metric: &'static Metric, labels: Labels, delta: i64) {
-        if let Some(id) = self.id(host, metric, labels) {
+        if let Some(id) = self.id(host, metric, labels)
+            && delta != 0
+        {
             // A lost count is no reason to hold a request.
             let _ = host.add_metric(id, delta);
         }
@@ -219,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn a_series_that_is_moved_by_nothing_is_there() {
+        let (host, proxy) = host();
+        Metrics::default().add(&host, &SEEN, &["a", "b"], 0);
+        assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=a;.;how=.=b;.;"), Some(0));
+        assert_eq!(proxy.tally().hostcalls.get("proxy_increment_metric"), None);
+    }
+
+    #[test]
     fn values_forge_no_labels_and_do_not_meet() {
         let (host, proxy) = host();
         let mut metrics = Metrics::default();
@@ -227,6 +238,7 @@ mod tests {
         for values in [["a", "\0b"], ["a\0", "b"], ["a\0b", ""]] {
             metrics.add(&host, &SEEN, &values, 1);
         }
+        assert_eq!(value(&proxy, "meshfilter_seen_totalwho=.=a;.;how=.=_b;.;"), Some(1), "and no line ends in it");
         assert_eq!(defined(&proxy), 4);
         metrics.add(&host, &SEEN, &["é".repeat(1000).as_str(), "b"], 1);
         let cut = "é".repeat(64);

@@ -29,8 +29,8 @@ pub struct Config {
     pub bytes: bool,
     /// Requests that are not measured, such as health checks.
     pub exclude: Exclude,
-    /// Paths, by their beginnings, whose requests are streams although nothing in their headers says so, such as
-    /// `/chat.Chat/Watch`. WebSockets and server-sent events are known by themselves.
+    /// Paths, by their beginnings and as clients sent them, whose requests are streams although nothing in them says so,
+    /// such as `/watch`. WebSockets, server-sent events and gRPC calls of several messages are known by themselves.
     pub streams: Vec<String>,
     /// Objectives: how many requests were good, and how many there were.
     pub slo: Vec<Objective>,
@@ -146,7 +146,7 @@ impl Default for Properties {
 #[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(deny_unknown_fields, default)]
 pub struct Exclude {
-    /// By the beginnings of their paths.
+    /// By the beginnings of their paths, as clients sent them.
     pub paths: Vec<String>,
     /// By the names of their routes.
     pub routes: Vec<String>,
@@ -157,7 +157,7 @@ pub struct Exclude {
 #[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(deny_unknown_fields)]
 pub struct Objective {
-    /// The label `objective`.
+    /// The label `objective`: up to 64 bytes, without `;`, `=` and control characters.
     pub name: String,
     /// A request is good when it did not fail and took no longer.
     pub within: Duration,

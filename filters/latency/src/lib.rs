@@ -86,8 +86,8 @@ pub struct Latency {
     config: Config,
     /// By [`LABELS`]: whether configuration chose it.
     chosen: [bool; LABELS.len()],
-    /// Of the listener, which a plugin has one of: asked for once.
-    direction: OnceCell<&'static str>,
+    /// The series of Apdex: all of them are there when one is, so that their shares are numbers.
+    feelings: OnceCell<[Labels; 3]>,
 }
 
 /// What is kept of a request or connection.
@@ -100,12 +100,14 @@ pub struct Stream {
     /// Its gauge, until it has ended.
     under_way: Option<Labels>,
     tcp: bool,
+    /// Of its listener, of which several may share a plugin.
+    direction: Option<&'static str>,
     seen: Option<Seen>,
     /// Of gRPC: the client's, the server's.
     messages: [Messages; 2],
 }
 
-/// What a request's headers say, as they came to the filter.
+/// What a request's headers say, as they came to the filter: routes write paths over.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     method: &'static str,
@@ -146,6 +148,14 @@ impl Filter for Latency {
             if objective.name.is_empty() {
                 return Err(Refusal::at(&at("name"), "is empty, give what the label `objective` is to say"));
             }
+            // Two that are one label would count into one series.
+            if objective.name.len() > 64 || objective.name.contains(|c: char| matches!(c, ';' | '=') || c.is_control())
+            {
+                return Err(Refusal::at(
+                    &at("name"),
+                    "does not fit into a label, give up to 64 bytes without `;`, `=` and control characters",
+                ));
+            }
             if config.slo.iter().take(index).any(|earlier| earlier.name == objective.name) {
                 return Err(Refusal::at(&at("name"), "stands there twice, give each objective its own"));
             }
@@ -166,7 +176,7 @@ impl Filter for Latency {
                 return Err(Refusal::at(&format!("{name}[{index}]"), "is empty and would mean all, take it out"));
             }
         }
-        Ok(Self { config, chosen, direction: OnceCell::new() })
+        Ok(Self { config, chosen, feelings: OnceCell::new() })
     }
 
     fn max_series(&self) -> usize {
@@ -280,11 +290,11 @@ impl Latency {
         self.chosen.get(place(label)).copied().unwrap_or(false)
     }
 
-    fn direction(&self, host: &dyn Host) -> &'static str {
+    fn direction(&self, cx: &mut Context<'_, Self>) -> &'static str {
         if !self.chose(Label::Direction) {
             return "";
         }
-        self.direction.get_or_init(|| match host.number(&["xds", "listener_direction"]) {
+        cx.stream.direction.get_or_insert_with(|| match cx.host.number(&["xds", "listener_direction"]) {
             Some(1) => "inbound",
             Some(2) => "outbound",
             _ => "",
@@ -292,7 +302,8 @@ impl Latency {
     }
 
     fn begin(&self, cx: &mut Context<'_, Self>, started: &'static Metric, under_way: &'static Metric) {
-        let labels = cx.metrics.labels(&[self.direction(cx.host)]);
+        let direction = self.direction(cx);
+        let labels = cx.metrics.labels(&[direction]);
         cx.metrics.add_to(cx.host, started, labels, 1);
         cx.metrics.add_to(cx.host, under_way, labels, 1);
         cx.stream.under_way = Some(labels);
@@ -301,9 +312,10 @@ impl Latency {
     fn log_connection(&self, cx: &mut Context<'_, Self>, now_ns: u64) {
         let failure = self.failure(cx.host, false);
         let cluster = self.name(cx.host, Label::Cluster);
+        let direction = self.direction(cx);
         let chosen = |label, value| if self.chose(label) { value } else { "" };
         let labels = cx.metrics.labels(&[
-            self.direction(cx.host),
+            direction,
             chosen(Label::Protocol, Protocol::Tcp.name()),
             "",
             "",
@@ -338,7 +350,7 @@ impl Latency {
         let answered = protocol != Protocol::Grpc && status.is_some_and(|status| status < 500);
         let parts = self.parts(cx, now_ns, !answered);
         let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
-        let failure = self.failure(cx.host, status == Some(504) || grpc == Some(4));
+        let failure = self.failure(cx.host, parts.upstream.is_none());
 
         let code = match self.config.code {
             Code::Class => String::new(),
@@ -350,9 +362,10 @@ impl Latency {
         };
         let grpc_status = grpc.map(outcome::grpc_status).unwrap_or_default();
         let cluster = self.name(cx.host, Label::Cluster);
+        let direction = self.direction(cx);
         let chosen = |label, value| if self.chose(label) { value } else { "" };
         let labels = cx.metrics.labels(&[
-            self.direction(cx.host),
+            direction,
             chosen(Label::Protocol, protocol.name()),
             chosen(Label::Method, method),
             chosen(Label::Code, code),
@@ -399,15 +412,19 @@ impl Latency {
         String::from_utf8(name).unwrap_or_default()
     }
 
-    /// Looked at only where it says something: as a label, or to judge by. `late`: the reply is one of a time that ran out.
-    fn failure(&self, host: &dyn Host, late: bool) -> &'static str {
+    /// Looked at only where it says something: as a label, or to judge by. `cut`: the upstream's response did not come
+    /// to its end, or there was none.
+    fn failure(&self, host: &dyn Host, cut: bool) -> &'static str {
         if !self.chose(Label::Failure) && self.config.slo.is_empty() && self.config.apdex.is_none() {
             return "";
         }
         match host.number(&["response", "flags"]) {
-            // The longest duration of a stream, a gRPC deadline among them, ends without a flag.
-            Some(0) if late => match host.property(&["response", "code_details"]) {
-                Ok(details) if *details == *b"max_duration_timeout" => outcome::TIMEOUT,
+            // The longest duration of a stream, a gRPC deadline among them, and the time that a client has to send its
+            // request end without a flag.
+            Some(0) if cut => match host.property(&["response", "code_details"]) {
+                Ok(details) if matches!(&*details, b"max_duration_timeout" | b"request_overall_timeout") => {
+                    outcome::TIMEOUT
+                }
                 _ => "",
             },
             flags => flags.map_or("", outcome::failure),
@@ -463,17 +480,25 @@ impl Latency {
         for objective in &self.config.slo {
             let labels = cx.metrics.labels(&[&objective.name]);
             cx.metrics.add_to(cx.host, &SLO, labels, 1);
-            if within(objective.within.ms()) {
-                cx.metrics.add_to(cx.host, &SLO_GOOD, labels, 1);
-            }
+            // A bad one makes the series too: a share of nothing is no number, and no alert.
+            cx.metrics.add_to(cx.host, &SLO_GOOD, labels, i64::from(within(objective.within.ms())));
         }
         if let Some(t) = self.config.apdex {
             let feeling = match (within(t.ms()), within(t.ms().saturating_mul(4))) {
-                (true, _) => "satisfied",
-                (_, true) => "tolerating",
-                _ => "frustrated",
+                (true, _) => 0,
+                (_, true) => 1,
+                _ => 2,
             };
-            cx.metrics.add(cx.host, &APDEX, &[feeling], 1);
+            let series = self.feelings.get_or_init(|| {
+                ["satisfied", "tolerating", "frustrated"].map(|feeling| {
+                    let labels = cx.metrics.labels(&[feeling]);
+                    cx.metrics.add_to(cx.host, &APDEX, labels, 0);
+                    labels
+                })
+            });
+            if let Some(labels) = series.get(feeling) {
+                cx.metrics.add_to(cx.host, &APDEX, *labels, 1);
+            }
         }
     }
 
@@ -538,7 +563,8 @@ impl Latency {
             Err(_) if parts.attempts.is_none() => parts.first_byte?,
             Err(_) => return None,
         };
-        let labels = cx.metrics.labels(&[self.direction(cx.host)]);
+        let direction = self.direction(cx);
+        let labels = cx.metrics.labels(&[direction]);
         cx.metrics.record_to(cx.host, &FILTERS_US, labels, total);
         Some(total)
     }

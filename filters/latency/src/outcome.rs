@@ -31,8 +31,8 @@ impl Protocol {
     /// one of a plain server does not.
     pub(crate) fn of(method: &str, grpc: bool, status: Option<u16>) -> Self {
         match status {
-            _ if method == "CONNECT" => Self::Websocket,
             Some(101) => Self::Websocket,
+            Some(200..=299) if method == "CONNECT" => Self::Websocket,
             _ if grpc => Self::Grpc,
             _ => Self::Http,
         }
@@ -121,10 +121,13 @@ const CLIENT_GONE: &str = "client_gone";
 
 /// Whether a request of this outcome is bad whatever time it took: the server's fault, or no answer at all.
 pub(crate) fn failed(status: Option<u16>, grpc: Option<i64>, failure: &str) -> bool {
+    // In gRPC the proxy has a status even for who did not wait for one.
+    if failure == CLIENT_GONE {
+        return false;
+    }
     match grpc {
         // Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss; and what no status is.
         Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || !KNOWN_GRPC.contains(&code),
-        None if failure == CLIENT_GONE => false,
         None => status.is_none_or(|status| status >= 500) || matches!(failure, TIMEOUT | UPSTREAM_RESET),
     }
 }

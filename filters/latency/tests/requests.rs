@@ -242,8 +242,11 @@ fn objectives_and_apdex_count_what_users_feel() {
     let configuration =
         r#"{"slo": [{"name": "a", "within": "27ms"}, {"name": "b", "within": "26ms"}], "apdex": "10ms", "unit": "us"}"#;
     each(configuration, 1, |proxy, _| {
-        timed(proxy, &get("/"), &ok());
         timed(proxy, &get("/"), &Message::new([(":status", "503")]));
+        let zero = |name: &str| proxy.metric(&series(name)).map(|metric| metric.value);
+        assert_eq!(zero("meshfilter_slo_good_requests_total{objective=a}"), Some(0), "no share of nothing");
+        assert_eq!(zero("meshfilter_apdex_requests_total{feeling=satisfied}"), Some(0));
+        timed(proxy, &get("/"), &ok());
         let good = |name: &str| value(proxy, &format!("meshfilter_slo_good_requests_total{{objective={name}}}"));
         assert_eq!((good("a"), good("b")), (1, 0));
         let felt = |feeling: &str| value(proxy, &format!("meshfilter_apdex_requests_total{{feeling={feeling}}}"));
@@ -400,8 +403,15 @@ fn what_is_left_out_is_not_measured_and_sampling_spares_only_the_log() {
 fn a_wrong_configuration_says_where_and_what_would_be_right() {
     each("{}", 1, |proxy, plugin| {
         for (wrong, said) in [
+            (r#"{"lables": ["route"]}"#, "at `lables`: is no field"),
             (r#"{"labels": ["route", "route"]}"#, "at `labels[1]`: stands there twice, take one out"),
             (r#"{"slo": [{"name": "", "within": "1s"}]}"#, "at `slo[0].name`: is empty"),
+            (r#"{"slo": [{"name": "a;b", "within": "1s"}]}"#, "at `slo[0].name`: does not fit into a label"),
+            (r#"{"slo": [{"name": "a\u0007", "within": "1s"}]}"#, "at `slo[0].name`: does not fit into a label"),
+            (
+                &format!(r#"{{"slo": [{{"name": "{}", "within": "1s"}}]}}"#, "a".repeat(65)),
+                "at `slo[0].name`: does not",
+            ),
             (r#"{"slo": [{"name": "a", "within": "0s"}]}"#, "at `slo[0].within`: is zero"),
             (
                 r#"{"slo": [{"name": "a", "within": "1s"}, {"name": "a", "within": "2s"}]}"#,
@@ -409,6 +419,25 @@ fn a_wrong_configuration_says_where_and_what_would_be_right() {
             ),
             (r#"{"apdex": "0ms"}"#, "at `apdex`: is zero"),
             (r#"{"exclude": {"paths": [""]}}"#, "at `exclude.paths[0]`: is empty and would mean all"),
+            (r#"{"max_series": 1e400}"#, "is not JSON"),
+            (r#"{"max_series": 99.5}"#, "at `max_series`: "),
+            (r#"{"max_series": -1}"#, "at `max_series`: "),
+            (r#"{"max_series": 100001}"#, "at `max_series`: is out of range"),
+            (r#"{"properties": {"sample": 1.01}}"#, "at `properties.sample`: is out of range"),
+            (r#"{"properties": {"sample": -0.1}}"#, "at `properties.sample`: is out of range"),
+            (r#"{"slo": [{"name": "a", "within": "99999999999999999999h"}]}"#, "at `slo[0].within`: "),
+            (r#"{"slo": [{"name": "a"}]}"#, "at `slo[0]"),
+            (r#"{"slo": {"name": "a", "within": "1s"}}"#, "at `slo`: "),
+            (r#"{"apdex": 100}"#, "at `apdex`: "),
+            (r#"{"apdex": "-1s"}"#, "at `apdex`: "),
+            (r#"{"labels": ["host"]}"#, "at `labels[0]`: is not known, give one of direction"),
+            (r#"{"labels": null}"#, "at `labels`: "),
+            (r#"{"bytes": "yes"}"#, "at `bytes`: "),
+            (r#"{"bytes": true, "bytes": true}"#, "bytes"),
+            (r#"{"exclude": ["/healthz"]}"#, "at `exclude`: "),
+            (r#"{"streams": [1]}"#, "at `streams[0]`: "),
+            ("[]", "at `(top level)`: "),
+            ("42", "at `(top level)`: "),
             (r#"{"max_series": 5}"#, "at `max_series`: is out of range, give a whole number from 10 to 100000"),
             (r#"{"role": "middle"}"#, "at `role`: is not known, give one of alone, outer, inner"),
         ] {
@@ -456,4 +485,166 @@ fn the_first_beginning_that_is_written_stands() {
         stream.response(&ok());
         assert_eq!(stream.finish().filter_state["wasm.start_time_ns"], began.as_bytes(), "{how}");
     }
+}
+
+#[test]
+fn a_push_changes_what_begins_and_not_what_is_under_way() {
+    each("{}", 1, |proxy, plugin| {
+        proxy.set_property(&["xds", "listener_direction"], 1_i64);
+        let level = |name: &str| value(proxy, &format!("meshfilter_requests_in_flight{name}"));
+        let mut under_way = Vec::new();
+        for configuration in [
+            "{}",
+            r#"{"labels": [], "unit": "us"}"#,
+            r#"{"max_series": 10, "role": "outer", "exclude": {"paths": ["/"]}}"#,
+            r#"{"role": "inner"}"#,
+        ] {
+            proxy.push("in", [plugin(configuration)]).unwrap();
+            let stream = proxy.http("in", 0);
+            stream.request(&get("/"));
+            under_way.push(stream);
+        }
+        assert_eq!((level("{direction=inbound}"), level("")), (1, 1));
+        proxy.advance(3 * MS);
+        for stream in under_way {
+            stream.response(&ok());
+            stream.finish();
+        }
+        assert_eq!((level("{direction=inbound}"), level("")), (0, 0));
+        let ms = "meshfilter_request_duration_millis{direction=inbound,protocol=http,method=GET,code=2xx}";
+        assert_eq!(samples(proxy, ms), [3]);
+        assert_eq!(samples(proxy, "meshfilter_request_duration_micros"), [3000]);
+        assert_eq!(proxy.metrics().keys().filter(|name| name.contains("finished")).count(), 2);
+    });
+}
+
+#[test]
+fn what_a_path_says_is_read_before_routes_write_it_over() {
+    each(r#"{"exclude": {"paths": ["/healthz"]}, "streams": ["/watch"]}"#, 1, |proxy, _| {
+        for (sent, routed, counted) in [
+            ("/healthz", "/other", ""),
+            ("/other", "/healthz", "request"),
+            ("/watch", "/other", "stream"),
+            ("/other", "/watch", "request"),
+        ] {
+            let before = proxy.metrics();
+            let stream = proxy.http("in", 0);
+            stream.request(&get(sent));
+            stream.edit_request_headers(|headers| *headers = get(routed).headers);
+            stream.response(&ok());
+            stream.finish();
+            let of = |kind: &str, metrics: &std::collections::BTreeMap<String, emulator::Metric>| {
+                let name = format!("meshfilter_{kind}_duration");
+                let histogram = metrics.iter().find(|(series, _)| series.starts_with(&name));
+                histogram.map_or(0, |(_, metric)| metric.samples.len())
+            };
+            for kind in ["request", "stream"] {
+                let more = of(kind, &proxy.metrics()) - of(kind, &before);
+                assert_eq!(more, usize::from(kind == counted), "{sent}, {routed}: {kind}");
+            }
+        }
+    });
+}
+
+#[test]
+fn several_attempts_are_told_and_the_last_ones_times_with_them() {
+    each(r#"{"properties": {"json": true}}"#, 1, |proxy, _| {
+        for (attempts, approximate) in [(1_u64, false), (2, true), (7, true)] {
+            let stream = proxy.http("in", 0);
+            stream.request(&get("/"));
+            proxy.advance(60 * MS);
+            upstream(&stream);
+            stream.set_property(&["upstream", "request_attempt_count"], attempts);
+            stream.response(&ok());
+            let done = stream.finish();
+            assert_eq!(state(&done, "attempts").unwrap(), attempts.to_string());
+            assert_eq!(
+                (state(&done, "upstream_us"), state(&done, "proxy_us")),
+                (Some("20000".into()), Some("40000".into()))
+            );
+            assert_eq!(state(&done, "json").unwrap().ends_with(r#","approximate":true}"#), approximate);
+        }
+    });
+}
+
+#[test]
+fn how_it_was_cut_off_says_whose_fault_it_was() {
+    let grpc = Message::new([
+        (":method", "POST"),
+        (":path", "/a.B/C"),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+    ]);
+    let connect = Message::new([(":method", "CONNECT"), (":authority", "a")]);
+    let answer = |status: &str| Message::new([(":status", status)]);
+    // What was asked; how it was answered; the proxy's flags and details; the label; whether that was good.
+    for (request, response, flags, details, failure, good) in [
+        (get("/"), ok(), 0, "via_upstream", "", 1),
+        (get("/"), ok(), 0, "max_duration_timeout", "timeout", 0),
+        (get("/"), answer("408"), 0, "request_overall_timeout", "timeout", 0),
+        (get("/"), ok(), 1 << 14, "downstream_remote_disconnect", "client_gone", 1),
+        (grpc.clone(), ok(), 1 << 14, "downstream_remote_disconnect", "client_gone", 1),
+        (grpc, ok(), 0, "max_duration_timeout", "timeout", 0),
+        // Of a request, not of a stream: those are not judged.
+        (connect.clone(), answer("404"), 1 << 8, "route_not_found", "no_route", 1),
+        (connect, answer("503"), 1 << 5, "upstream_reset", "no_upstream", 0),
+    ] {
+        each(r#"{"labels": ["failure"], "slo": [{"name": "ok", "within": "1s"}]}"#, 1, |proxy, _| {
+            let stream = proxy.http("in", 0);
+            stream.request(&request);
+            stream.set_property(&["response", "flags"], i64::from(flags));
+            stream.set_property(&["response", "code_details"], details);
+            // What the proxy makes of a status of HTTP where none of gRPC came.
+            stream.set_property(&["response", "grpc_status"], 2_i64);
+            stream.response(&response);
+            stream.finish();
+            let label = if failure.is_empty() { String::new() } else { format!("{{failure={failure}}}") };
+            assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{label}")), 1, "{details}");
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 1, "{details}");
+            assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{details}");
+        });
+    }
+}
+
+#[test]
+fn lists_of_any_length_are_taken() {
+    let list = |beginning: &str| (0..20_000).map(|n| format!("\"{beginning}{n}/\"")).collect::<Vec<_>>().join(",");
+    let objectives: Vec<_> = (0..500).map(|n| format!(r#"{{"name": "o{n}", "within": "{n}1ms"}}"#)).collect();
+    let configuration = format!(
+        r#"{{"exclude": {{"paths": [{}], "routes": [{}]}}, "streams": [{}], "slo": [{}], "max_series": 20}}"#,
+        list("/out"),
+        list("route"),
+        list("/stream"),
+        objectives.join(",")
+    );
+    each(&configuration, 1, |proxy, _| {
+        for path in ["/out19999/a", "/stream19999/a", "/"] {
+            timed(proxy, &get(path), &ok());
+        }
+        let finished = "meshfilter_requests_finished_total{protocol=http,method=GET,code=2xx}";
+        assert_eq!((value(proxy, finished), value(proxy, "meshfilter_requests_in_flight")), (2, 0));
+        assert_eq!(samples(proxy, "meshfilter_stream_duration_millis{protocol=http,method=GET,code=2xx}"), [27]);
+        // More objectives than series: the rest is counted together.
+        assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=o0}"), 1);
+        assert!(value(proxy, "meshfilter_slo_requests_total{objective=overflow}") > 400);
+        assert!(proxy.metrics().len() <= 25, "{}", proxy.metrics().len());
+    });
+}
+
+#[test]
+fn two_of_one_chain_both_count_and_both_come_back_to_zero() {
+    each("{}", 1, |proxy, plugin| {
+        proxy
+            .push("in", [plugin(r#"{"labels": ["code"]}"#), plugin(r#"{"labels": ["protocol"], "unit": "us"}"#)])
+            .unwrap();
+        let stream = proxy.http("in", 0);
+        stream.request(&get("/"));
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 2);
+        stream.response(&ok());
+        stream.finish();
+        for labels in ["code=2xx", "protocol=http"] {
+            assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{{{labels}}}")), 1, "{labels}");
+        }
+        assert_eq!(value(proxy, "meshfilter_requests_in_flight"), 0);
+    });
 }

@@ -1,6 +1,7 @@
 //! What latency does by default, as one writes it with the proxy-wasm crate: an id per series in a map, a call per header
 //! and attribute. For the benchmark; its cases that say `script = true` show that it does the same.
 #![allow(unsafe_code)] // The crate's entry point is a macro that exports a symbol.
+#![allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "as one writes it")]
 
 #[cfg(feature = "module")]
 mod module {
@@ -58,6 +59,7 @@ mod module {
                 status: String::new(),
                 events: false,
                 messages: Default::default(),
+                direction: "",
             }))
         }
         fn get_type(&self) -> Option<ContextType> {
@@ -73,6 +75,7 @@ mod module {
         status: String,
         events: bool,
         messages: [Messages; 2],
+        direction: &'static str,
     }
 
     /// Of one side of a gRPC call, looked at until there are two.
@@ -128,6 +131,7 @@ mod module {
             self.grpc =
                 self.get_http_request_header("content-type").is_some_and(|value| value.starts_with("application/grpc"));
             let direction = self.direction();
+            self.direction = direction;
             add(MetricType::Counter, format!("meshfilter_requests_started_total{direction}"), 1);
             add(MetricType::Gauge, format!("meshfilter_requests_in_flight{direction}"), 1);
             Action::Continue
@@ -162,7 +166,7 @@ mod module {
 
         fn on_log(&mut self) {
             let Some(start) = self.start else { return };
-            let direction = self.direction();
+            let direction = self.direction;
             add(MetricType::Gauge, format!("meshfilter_requests_in_flight{direction}"), -1);
             let since = |time: SystemTime| time.duration_since(start).unwrap_or_default();
             let total = since(self.get_current_time());
@@ -174,7 +178,7 @@ mod module {
             let route = self.get_property(vec!["xds", "route_name"]).unwrap_or_default();
 
             let mut labels = String::from(direction);
-            let tunnel = self.method == "CONNECT" || self.status == "101";
+            let tunnel = self.status == "101" || self.method == "CONNECT" && self.status.starts_with('2');
             let protocol = if tunnel {
                 "websocket"
             } else if self.grpc {
