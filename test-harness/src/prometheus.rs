@@ -82,7 +82,9 @@ pub async fn promtool(arguments: &[&str], input: &str) -> Result<Report> {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
-    targets: Vec<Value>,
+    scrapes: Vec<Value>,
+    /// How many targets these come to.
+    targets: usize,
     rules: Vec<PathBuf>,
     interval: Duration,
 }
@@ -94,12 +96,19 @@ impl Builder {
     }
 
     /// Adds a page to scrape, as the job of this name.
-    pub fn target(mut self, job: &str, address: SocketAddr, path: &str) -> Self {
-        self.targets.push(json!({
+    pub fn target(self, job: &str, address: SocketAddr, path: &str) -> Self {
+        let scrape = json!({
             "job_name": job,
             "metrics_path": path,
             "static_configs": [{ "targets": [address.to_string()] }],
-        }));
+        });
+        self.scrape(scrape, 1)
+    }
+
+    /// Adds an entry of `scrape_configs`, which comes to so many targets.
+    pub fn scrape(mut self, config: Value, targets: usize) -> Self {
+        self.scrapes.push(config);
+        self.targets += targets;
         self
     }
 
@@ -132,7 +141,7 @@ impl Builder {
         // JSON is YAML.
         let configuration = json!({
             "global": { "scrape_interval": interval, "evaluation_interval": interval },
-            "scrape_configs": self.targets,
+            "scrape_configs": self.scrapes,
             "rule_files": rules,
         });
         let file = home.path().join("prometheus.yml");
@@ -147,7 +156,7 @@ impl Builder {
         let process = Process::start(command).await?;
         let mut prometheus = Prometheus { process, address: SocketAddr::from(([127, 0, 0, 1], 0)), home };
         prometheus.address = prometheus.while_alive(prometheus.listening()).await?;
-        prometheus.while_alive(prometheus.first_scrapes(self.targets.len())).await?;
+        prometheus.while_alive(prometheus.first_scrapes(self.targets)).await?;
         Ok(prometheus)
     }
 }
@@ -176,7 +185,7 @@ impl Drop for Prometheus {
 impl Prometheus {
     /// A Prometheus without targets, to be told what it shall have.
     pub fn builder() -> Builder {
-        Builder { targets: Vec::new(), rules: Vec::new(), interval: Duration::from_millis(500) }
+        Builder { scrapes: Vec::new(), targets: 0, rules: Vec::new(), interval: Duration::from_millis(500) }
     }
 
     /// The address of its API.
