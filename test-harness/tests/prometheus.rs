@@ -306,6 +306,56 @@ async fn every_metric_of_latency_has_its_labels_and_every_recording_rule_a_value
     Ok(())
 }
 
+/// As Istio's proxies start (`envoy_bootstrap.json` of 1.30 and later): their expressions, with those that it makes of
+/// `extraStatTags` in the middle, and a list of what is counted at all. Some of its own find a part of a label's value,
+/// and make a further label of it.
+#[tokio::test]
+async fn istios_bootstrap_leaves_names_and_labels_as_they_are() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let extra = labels().into_iter().map(|label| json!({ "tag_name": label, "regex": kit::tag_regex(label) }));
+    let tag = |(name, regex): (&str, &str)| json!({ "tag_name": name, "regex": regex });
+    let before = [
+        ("cluster_name", r"^cluster(\.(.+);)"),
+        ("tcp_prefix", r"^tcp\.((.*?)\.)\w+?$"),
+        ("response_code", r"_rq(_(\d{3}))$"),
+        ("response_code_class", r"_rq(_(\dxx))$"),
+        ("mongo_prefix", r"^mongo\.(.+?)\.(collection|cmd|cx_|op_|delays_|decoding_)(.*?)$"),
+    ];
+    let after = [
+        ("cache", r"(cache\.(.+?)\.)"),
+        ("component", r"(component\.(.+?)\.)"),
+        ("tag", r"(tag\.(.+?);\.)"),
+        ("wasm_filter", r"(wasm_filter\.(.+?)\.)"),
+        ("authz_enforce_result", r"rbac(\.(allowed|denied))"),
+    ];
+    let tags: Vec<Value> = before.map(tag).into_iter().chain(extra).chain(after.map(tag)).collect();
+    let counted = ["reporter=", "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm", "istio"];
+    let counted = counted.map(|prefix| json!({ "prefix": prefix }));
+    let all = json!({ "labels": ["direction", "protocol", "method", "code", "route"], "code": "exact" });
+    let named = |path: &str, name: &str| Route::cluster("up").prefix(path).merge(json!({ "name": name }));
+    let listener = Listener::http("in").merge(json!({ "traffic_direction": "INBOUND" })).filter(latency(all)?);
+    let envoy = Envoy::builder()
+        .cluster("up", upstream.addr())
+        .listener(listener.route(named("/plain", "default")).route(named("/cache", "redis-cache.prod.svc:80")))
+        .merge_bootstrap(json!({ "stats_config": { "use_all_default_tags": false, "stats_tags": tags,
+            "stats_matcher": { "inclusion_list": { "patterns": counted } } } }))
+        .start()
+        .await?;
+    for path in ["/plain", "/cache"] {
+        assert_eq!(envoy.send("in", &Request::get(path)).await?.status, 200);
+    }
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    let name = "meshfilter_requests_finished_total";
+    let ours = [("direction", "inbound"), ("protocol", "http"), ("method", "GET"), ("code", "200")];
+    let of = |more: &[(&str, &str)]| sample(name, &envoy, &[&ours, more].concat(), 1.0);
+    let plain = of(&[("route", "default")]);
+    let cache = of(&[("route", "redis-cache.prod.svc:80"), ("cache", "prod")]);
+    comes_to(&prometheus, name, &[plain, cache]).await?;
+    let durations = "meshfilter_request_duration_millis_count";
+    prometheus.wait_for(durations, |found| found.len() == 2).await?;
+    Ok(())
+}
+
 /// Each a quarter longer than the one before.
 const BUCKETS: [u32; 15] = [100, 125, 156, 195, 244, 305, 381, 477, 596, 745, 931, 1164, 1455, 1819, 2274];
 
