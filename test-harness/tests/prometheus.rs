@@ -306,7 +306,7 @@ async fn every_metric_of_latency_has_its_labels_and_every_recording_rule_a_value
     Ok(())
 }
 
-/// As Istio's proxies start (`envoy_bootstrap.json` of 1.30 and later): their expressions, with those that it makes of
+/// As the proxies of Istio 1.20 to 1.30 start (`envoy_bootstrap.json`): their expressions, with those that it makes of
 /// `extraStatTags` in the middle, and a list of what is counted at all. Some of its own find a part of a label's value,
 /// and make a further label of it.
 #[tokio::test]
