@@ -145,7 +145,8 @@ impl Rule {
 /// A pod's proxy: it takes requests, and sends some of its own.
 async fn pod(upstream: &Upstream) -> Result<Envoy> {
     let listener = |name: &str, direction: &str| -> Result<Listener> {
-        let filter = HttpFilter::wasm("latency", module("latency")?);
+        // A plugin of its own for each: the filter asks once for its plugin's direction.
+        let filter = HttpFilter::wasm(name, module("latency")?);
         let listener = Listener::http(name).merge(json!({ "traffic_direction": direction }));
         Ok(listener.filter(filter).route(Route::cluster("up")))
     };
