@@ -27,8 +27,11 @@ use crate::{Envoy, PATIENCE, eventually, root};
 /// The version that `make prometheus` installs: `prometheus/<version>.txt` pins it.
 pub const VERSION: &str = "2.42.0";
 
-/// How long it may take to start, and a program like `promtool` to run, where all processors are busy.
+/// How long it may take to start, where all processors are busy.
 const START: Duration = Duration::from_secs(60);
+
+/// How long `promtool` may run: some days of rules are 10 s of work, and a minute where all processors are busy.
+const WORK: Duration = Duration::from_secs(300);
 
 /// One of the programs that come with Prometheus, `prometheus` or `promtool`: from the directory `PROMETHEUS`, or from
 /// where `make prometheus` put it.
@@ -72,8 +75,8 @@ pub async fn promtool(arguments: &[&str], input: &str) -> Result<Report> {
     file.rewind()?;
     let mut command = tokio::process::Command::new(binary("promtool")?);
     command.args(arguments).stdin(file).kill_on_drop(true);
-    let output = timeout(START, command.output()).await;
-    let output = output.with_context(|| format!("promtool {arguments:?} did not end within {START:?}"))??;
+    let output = timeout(WORK, command.output()).await;
+    let output = output.with_context(|| format!("promtool {arguments:?} did not end within {WORK:?}"))??;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     Ok(Report { code: output.status.code(), said })
 }
@@ -82,7 +85,9 @@ pub async fn promtool(arguments: &[&str], input: &str) -> Result<Report> {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
-    targets: Vec<Value>,
+    scrapes: Vec<Value>,
+    /// How many targets these come to.
+    targets: usize,
     rules: Vec<PathBuf>,
     interval: Duration,
 }
@@ -94,12 +99,19 @@ impl Builder {
     }
 
     /// Adds a page to scrape, as the job of this name.
-    pub fn target(mut self, job: &str, address: SocketAddr, path: &str) -> Self {
-        self.targets.push(json!({
+    pub fn target(self, job: &str, address: SocketAddr, path: &str) -> Self {
+        let scrape = json!({
             "job_name": job,
             "metrics_path": path,
             "static_configs": [{ "targets": [address.to_string()] }],
-        }));
+        });
+        self.scrape(scrape, 1)
+    }
+
+    /// Adds an entry of `scrape_configs`, which comes to so many targets.
+    pub fn scrape(mut self, config: Value, targets: usize) -> Self {
+        self.scrapes.push(config);
+        self.targets += targets;
         self
     }
 
@@ -132,7 +144,7 @@ impl Builder {
         // JSON is YAML.
         let configuration = json!({
             "global": { "scrape_interval": interval, "evaluation_interval": interval },
-            "scrape_configs": self.targets,
+            "scrape_configs": self.scrapes,
             "rule_files": rules,
         });
         let file = home.path().join("prometheus.yml");
@@ -147,7 +159,7 @@ impl Builder {
         let process = Process::start(command).await?;
         let mut prometheus = Prometheus { process, address: SocketAddr::from(([127, 0, 0, 1], 0)), home };
         prometheus.address = prometheus.while_alive(prometheus.listening()).await?;
-        prometheus.while_alive(prometheus.first_scrapes(self.targets.len())).await?;
+        prometheus.while_alive(prometheus.first_scrapes(self.targets)).await?;
         Ok(prometheus)
     }
 }
@@ -176,7 +188,7 @@ impl Drop for Prometheus {
 impl Prometheus {
     /// A Prometheus without targets, to be told what it shall have.
     pub fn builder() -> Builder {
-        Builder { targets: Vec::new(), rules: Vec::new(), interval: Duration::from_millis(500) }
+        Builder { scrapes: Vec::new(), targets: 0, rules: Vec::new(), interval: Duration::from_millis(500) }
     }
 
     /// The address of its API.

@@ -118,6 +118,15 @@ async fn the_filter_of_the_proxy_wasm_crate_that_latency_is_measured_against_doe
     real("sdk", &cases, |_| Ok(HttpFilter::wasm("latency", &path)), "%FILTER_STATE(wasm.KEY:PLAIN)%").await
 }
 
+#[tokio::test]
+async fn the_script_beside_latency_knows_the_time_to_the_first_byte() -> Result<()> {
+    let script = std::fs::read_to_string(test_harness::root().join("test-harness/bench/latency.lua"))?;
+    let mut case = cases::named("latency", "measures a request and its parts")?;
+    case.expect.state.retain(|key, _| key == "latency.ttfb_us");
+    assert_eq!(case.expect.state.len(), 1);
+    real("script", &[case], |_| Ok(HttpFilter::lua("latency", &script)), "%DYNAMIC_METADATA(latency:KEY)%").await
+}
+
 /// The same.
 #[tokio::test]
 async fn the_script_that_trace_id_is_measured_against_does_the_same() -> Result<()> {

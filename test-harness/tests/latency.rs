@@ -1652,7 +1652,8 @@ async fn two_listeners_with_the_same_plugin_have_a_direction_each() -> Result<()
         let listener = listener(name).merge(json!({ "traffic_direction": direction }));
         Ok(listener.filter(latency("latency", json!({ "labels": ["direction"] }))?).route(Route::respond(200, "ok")))
     };
-    let envoy = builder().concurrency(1).listener(on("in", "INBOUND")?).listener(on("out", "OUTBOUND")?).start().await?;
+    let envoy =
+        builder().concurrency(1).listener(on("in", "INBOUND")?).listener(on("out", "OUTBOUND")?).start().await?;
     for name in ["in", "out", "out"] {
         assert_eq!(envoy.get(name, "/", ()).await?.status, 200);
     }

@@ -3,18 +3,24 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Result;
 use kit::{Filter, Metric, MetricKind};
-use serde_json::json;
+use latency::Latency;
+use serde_json::{Value, json};
 use test_harness::metrics::Sample;
 use test_harness::prometheus::{self, promtool};
-use test_harness::{Envoy, HttpFilter, Listener, Prometheus, Request, Route, Upstream, module, root};
+use test_harness::{
+    Cluster, Envoy, H1, H2, HttpFilter, Listener, PATIENCE, Prometheus, Request, Route, Upstream, eventually, module,
+    root,
+};
+use tokio::task::JoinSet;
 use trace_id::TraceId;
 
 /// Every metric of every filter.
 fn metrics() -> Vec<&'static Metric> {
-    TraceId::metrics()
+    [TraceId::metrics(), Latency::metrics()].concat()
 }
 
 /// Every label of every metric.
@@ -30,6 +36,62 @@ async fn traced(upstream: &Upstream) -> Result<Envoy> {
     let listener = Listener::http("in").filter(filter).route(Route::cluster("up"));
     let builder = Envoy::builder().cluster("up", upstream.addr()).listener(listener).concurrency(2);
     labels().iter().fold(builder, |builder, label| builder.stats_tag(label, &kit::tag_regex(label))).start().await
+}
+
+fn latency(configuration: Value) -> Result<HttpFilter> {
+    Ok(HttpFilter::wasm("latency", module("latency")?).config(configuration))
+}
+
+/// Two workers with latency as it can be: in both units, and for TCP. Nobody listens at the cluster `dead`.
+async fn measured(upstream: &Upstream) -> Result<Envoy> {
+    let all = ["direction", "protocol", "method", "code", "grpc_status", "failure", "route", "cluster"];
+    let route = |name: &str, cluster: &str| Route::cluster(cluster).prefix(name).merge(json!({ "name": name }));
+    let dead = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+    // gRPC's status is a trailer, and those get lost in HTTP/1.1.
+    let builder = Envoy::builder().add_cluster(Cluster::new("up", upstream.addr()).http2()).cluster("dead", dead);
+    let builder = labels().iter().fold(builder, |builder, label| builder.stats_tag(label, &kit::tag_regex(label)));
+    [("ms", "INBOUND"), ("us", "OUTBOUND")]
+        .iter()
+        .try_fold(builder, |builder, (unit, direction)| {
+            let direction = json!({ "traffic_direction": direction });
+            let outer = latency(json!({ "labels": all, "unit": unit, "role": "outer", "bytes": true, "apdex": "1m",
+                "streams": ["/stream"], "slo": [{ "name": "fast", "within": "1m" }] }))?;
+            let inner = HttpFilter::wasm("inner", module("latency")?).config(json!({ "role": "inner" }));
+            let http = Listener::http(unit).merge(direction.clone()).filter(outer).filter(inner);
+            let http = http.route(route("/stream/dead", "dead")).route(route("/stream", "up"));
+            let http = http.route(route("/dead", "dead")).route(route("/up", "up"));
+            let tcp = |cluster: &str| -> Result<Listener> {
+                let proxy = json!({ "name": "tcp", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                    "stat_prefix": "tcp", "cluster": cluster,
+                } });
+                let filter = latency(json!({ "labels": all, "unit": unit, "bytes": true }))?.of_connections();
+                Ok(Listener::tcp(&format!("tcp-{unit}-{cluster}"), [filter, proxy]).merge(direction.clone()))
+            };
+            Ok::<_, anyhow::Error>(builder.listener(http).listener(tcp("up")?).listener(tcp("dead")?))
+        })?
+        .start()
+        .await
+}
+
+/// On each of its listeners: three requests, one of them bad; two streams, one of them bad; two connections.
+async fn measure(envoy: &Envoy) -> Result<()> {
+    let grpc = |path: &str| {
+        let request =
+            Request::post(path, b"\0\0\0\0\0").header("content-type", "application/grpc").header("te", "trailers");
+        request.header("x-reply", "head; chunk=a; trailer=grpc-status:0")
+    };
+    for unit in ["ms", "us"] {
+        let h2 = H2::connect(envoy.addr(unit)).await?;
+        let both = [Request::get("/up"), grpc("/up"), Request::get("/dead"), grpc("/stream"), grpc("/stream/dead")];
+        for request in &both {
+            h2.send(request).await?;
+        }
+        assert_eq!(envoy.send(&format!("tcp-{unit}-up"), &Request::get("/")).await?.status, 200);
+        // It is closed without an answer.
+        let _ = envoy.send(&format!("tcp-{unit}-dead"), &Request::get("/")).await;
+    }
+    Ok(())
 }
 
 /// Requests with this `traceparent`, each on a connection of its own, so that both workers get some.
@@ -129,12 +191,27 @@ async fn promtool_finds_no_fault_with_our_names_but_that_envoy_gives_no_help() -
     let upstream = Upstream::start().await?;
     let envoy = traced(&upstream).await?;
     requests(&envoy, 1, Some("nonsense")).await?;
-    let report = promtool(&["check", "metrics"], &envoy.admin_get("/stats/prometheus").await?).await?;
-    // 1 would be: it cannot be read. Envoy's own names are not all as promtool wants them.
-    assert_eq!(report.code, Some(3), "{}", report.said);
-    let ours: BTreeSet<&str> = report.said.lines().filter(|line| line.contains("meshfilter_")).collect();
-    let wanted = ["meshfilter_trace_invalid_total no help text", "meshfilter_trace_requests_total no help text"];
-    assert_eq!(ours, wanted.into());
+    let measured = measured(&upstream).await?;
+    measure(&measured).await?;
+    // Histograms are there after the next flush.
+    let last = "meshfilter_connection_duration_micros";
+    let there = async || match measured.prometheus().await {
+        Ok(metrics) if metrics.names(last).is_empty() => Err("others".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    eventually(last, PATIENCE, there).await?;
+    let mut ours = BTreeSet::new();
+    for envoy in [&envoy, &measured] {
+        let report = promtool(&["check", "metrics"], &envoy.admin_get("/stats/prometheus").await?).await?;
+        // 1 would be: it cannot be read. Envoy's own names are not all as promtool wants them.
+        assert_eq!(report.code, Some(3), "{}", report.said);
+        ours.extend(report.said.lines().filter(|line| line.contains("meshfilter_")).map(str::to_owned));
+    }
+    // There is no tracer here that would put its own in a trace's place.
+    let there = metrics().into_iter().filter(|metric| metric.name != trace_id::REPLACED.name);
+    let wanted: BTreeSet<String> = there.map(|metric| format!("{} no help text", metric.name)).collect();
+    assert_eq!(ours, wanted);
     Ok(())
 }
 
@@ -161,6 +238,182 @@ async fn promtool_wants_base_units_in_names() -> Result<()> {
             None => (0, String::new()),
         };
         assert_eq!((report.code, report.said), (Some(code), said));
+    }
+    Ok(())
+}
+
+/// The rules that users are given.
+const RULES: &str = "examples/prometheus/latency-rules.yaml";
+
+#[tokio::test]
+async fn every_metric_of_latency_has_its_labels_and_every_recording_rule_a_value() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let envoy = measured(&upstream).await?;
+    // Once before the first scrape and then again: a rate knows what was before, and not what began above zero.
+    measure(&envoy).await?;
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).rules(root().join(RULES)).start().await?;
+    measure(&envoy).await?;
+
+    let connections = ["direction", "protocol", "failure", "cluster"];
+    for Metric { kind, name, labels, .. } in Latency::metrics() {
+        let (kind, end, le) = match kind {
+            MetricKind::Histogram => ("histogram", "_bucket", Some("le")),
+            MetricKind::Counter | MetricKind::Gauge => (type_of(*kind), "", None),
+        };
+        let own: BTreeSet<&str> = match name.contains("_connection") && labels.len() > 1 {
+            true => connections.into(),
+            false => labels.iter().copied().collect(),
+        };
+        let wanted: BTreeSet<&str> = own.iter().copied().chain(["job", "instance"]).chain(le).collect();
+        // Not all on each series: what has no value is no label.
+        let all = |found: &[Sample]| {
+            let found: BTreeSet<&str> = found.iter().flat_map(|one| one.labels.keys()).map(String::as_str).collect();
+            found == wanted
+        };
+        prometheus.wait_for(&format!("{name}{end}"), all).await?;
+        assert_eq!(prometheus.types().await?[*name], kind, "{name}");
+    }
+    // Nothing of a label is left in a name.
+    let ours = prometheus.query(r#"group by (__name__) ({__name__=~".*meshfilter_.*"})"#).await?;
+    let known = |name: &str| name.contains(':') || metrics().iter().any(|metric| name.starts_with(metric.name));
+    assert_eq!(ours.iter().find(|one| !known(&one.name)), None);
+
+    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(root().join(RULES))?)?;
+    let rules = rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let records: BTreeSet<&str> = rules.filter_map(|rule| rule["record"].as_str()).collect();
+    assert!(records.len() == 20, "{records:?}");
+    for record in records {
+        prometheus.wait_for(record, |found| !found.is_empty() && found.iter().all(|one| one.value >= 0.0)).await?;
+    }
+    // One of three requests was bad, and the time that an objective or Apdex gives is longer than anybody waits.
+    let near = |value: f64| move |found: &[Sample]| matches!(found, [one] if (one.value - value).abs() < 1e-6);
+    let errors = r#"objective:meshfilter_slo_errors_per_requests:ratio_rate1h{objective="fast"}"#;
+    prometheus.wait_for(errors, near(1.0 / 3.0)).await?;
+    prometheus.wait_for("app:meshfilter_apdex:ratio_rate5m", near(2.0 / 3.0)).await?;
+    let failures = |route: &str, direction: &str| {
+        let name = "route:meshfilter_request_failures_per_requests:ratio_rate5m";
+        format!(r#"{name}{{route="{route}",direction="{direction}"}}"#)
+    };
+    for direction in ["inbound", "outbound"] {
+        for (route, share) in [("/up", 0.0), ("/dead", 1.0), ("/stream", 0.0), ("/stream/dead", 1.0)] {
+            prometheus.wait_for(&failures(route, direction), near(share)).await?;
+        }
+    }
+    // Both units come to seconds: what a request takes on this machine.
+    let p95 = "route:meshfilter_request_duration_seconds:p95_rate5m";
+    let some = |found: &[Sample]| found.len() == 4 && found.iter().all(|one| one.value > 0.0 && one.value < 20.0);
+    prometheus.wait_for(p95, some).await?;
+    Ok(())
+}
+
+/// As the proxies of Istio 1.20 to 1.30 start (`envoy_bootstrap.json`): their expressions, with those that it makes of
+/// `extraStatTags` in the middle, and a list of what is counted at all. Some of its own find a part of a label's value,
+/// and make a further label of it.
+#[tokio::test]
+async fn istios_bootstrap_leaves_names_and_labels_as_they_are() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let extra = labels().into_iter().map(|label| json!({ "tag_name": label, "regex": kit::tag_regex(label) }));
+    let tag = |(name, regex): (&str, &str)| json!({ "tag_name": name, "regex": regex });
+    let before = [
+        ("cluster_name", r"^cluster(\.(.+);)"),
+        ("tcp_prefix", r"^tcp\.((.*?)\.)\w+?$"),
+        ("response_code", r"_rq(_(\d{3}))$"),
+        ("response_code_class", r"_rq(_(\dxx))$"),
+        ("mongo_prefix", r"^mongo\.(.+?)\.(collection|cmd|cx_|op_|delays_|decoding_)(.*?)$"),
+    ];
+    let after = [
+        ("cache", r"(cache\.(.+?)\.)"),
+        ("component", r"(component\.(.+?)\.)"),
+        ("tag", r"(tag\.(.+?);\.)"),
+        ("wasm_filter", r"(wasm_filter\.(.+?)\.)"),
+        ("authz_enforce_result", r"rbac(\.(allowed|denied))"),
+    ];
+    let tags: Vec<Value> = before.map(tag).into_iter().chain(extra).chain(after.map(tag)).collect();
+    let counted = ["reporter=", "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm", "istio"];
+    let counted = counted.map(|prefix| json!({ "prefix": prefix }));
+    let all = json!({ "labels": ["direction", "protocol", "method", "code", "route"], "code": "exact" });
+    let named = |path: &str, name: &str| Route::cluster("up").prefix(path).merge(json!({ "name": name }));
+    let listener = Listener::http("in").merge(json!({ "traffic_direction": "INBOUND" })).filter(latency(all)?);
+    let envoy = Envoy::builder()
+        .cluster("up", upstream.addr())
+        .listener(listener.route(named("/plain", "default")).route(named("/cache", "redis-cache.prod.svc:80")))
+        .merge_bootstrap(json!({ "stats_config": { "use_all_default_tags": false, "stats_tags": tags,
+            "stats_matcher": { "inclusion_list": { "patterns": counted } } } }))
+        .start()
+        .await?;
+    for path in ["/plain", "/cache"] {
+        assert_eq!(envoy.send("in", &Request::get(path)).await?.status, 200);
+    }
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    let name = "meshfilter_requests_finished_total";
+    let ours = [("direction", "inbound"), ("protocol", "http"), ("method", "GET"), ("code", "200")];
+    let of = |more: &[(&str, &str)]| sample(name, &envoy, &[&ours, more].concat(), 1.0);
+    let plain = of(&[("route", "default")]);
+    let cache = of(&[("route", "redis-cache.prod.svc:80"), ("cache", "prod")]);
+    comes_to(&prometheus, name, &[plain, cache]).await?;
+    let durations = "meshfilter_request_duration_millis_count";
+    prometheus.wait_for(durations, |found| found.len() == 2).await?;
+    Ok(())
+}
+
+/// Each a quarter longer than the one before.
+const BUCKETS: [u32; 15] = [100, 125, 156, 195, 244, 305, 381, 477, 596, 745, 931, 1164, 1455, 1819, 2274];
+
+/// What callers measured and what Prometheus makes of the histogram fall into the same bucket or into neighbours. Not
+/// always the same: Envoy keeps two digits, so that a value near a border may be on its other side (the border itself is
+/// before Envoy 1.38), and what a caller sees is later than what the proxy saw by what its machine needs to wake it up.
+/// The neighbours are a quarter shorter and longer, at the median 76 ms and 96 ms, at the end 233 ms and more.
+#[tokio::test(flavor = "multi_thread")]
+async fn quantiles_agree_with_the_callers() -> Result<()> {
+    const CALLERS: u32 = 50;
+    const EACH: u32 = 8;
+    let upstream = Upstream::start().await?;
+    let filter = latency(json!({ "labels": ["code"] }))?;
+    let envoy = Envoy::builder()
+        .cluster("up", upstream.addr())
+        .listener(Listener::http("in").filter(filter).route(Route::cluster("up")))
+        .stats_tag("code", &kit::tag_regex("code"))
+        .histogram_buckets(json!({ "match": { "prefix": "wasmcustom.meshfilter_" }, "buckets": BUCKETS }))
+        .start()
+        .await?;
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    let all = f64::from(CALLERS * EACH);
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let mut h1 = H1::connect(envoy.addr("in")).await?;
+        callers.spawn(async move {
+            let mut taken = Vec::new();
+            for n in 0..EACH {
+                // From 150 ms to 1.5 s, and half of them below 320 ms.
+                let place = f64::from(n * CALLERS + caller) / all;
+                let request =
+                    Request::get("/").header("x-reply", format!("pause={:.0}", 150.0 + 1350.0 * place.powi(3)));
+                let begin = Instant::now();
+                assert_eq!(h1.send(&request).await?.status, 200);
+                taken.push(begin.elapsed().as_secs_f64() * 1e3);
+            }
+            anyhow::Ok(taken)
+        });
+    }
+    let mut taken = Vec::new();
+    while let Some(caller) = callers.join_next().await {
+        taken.extend(caller??);
+    }
+    taken.sort_by(f64::total_cmp);
+
+    let name = "meshfilter_request_duration_millis";
+    prometheus.wait_for(&format!("{name}_count"), |found| matches!(found, [one] if one.value == all)).await?;
+    let borders = prometheus.query(&format!("{name}_bucket")).await?;
+    let borders: BTreeSet<&str> = borders.iter().map(|one| one.labels["le"].as_str()).collect();
+    let wanted: Vec<String> = BUCKETS.iter().map(u32::to_string).chain(["+Inf".to_owned()]).collect();
+    assert_eq!(borders, wanted.iter().map(String::as_str).collect());
+    let bucket = |value: f64| BUCKETS.iter().filter(|border| f64::from(**border) < value).count();
+    for (hundredths, rank) in [(50, 200), (95, 380), (99, 396)] {
+        let caller = taken[rank - 1];
+        let found = prometheus.query(&format!("histogram_quantile(0.{hundredths}, {name}_bucket)")).await?;
+        let [Sample { value, .. }] = found.as_slice() else { panic!("{found:?}") };
+        println!("p{hundredths}: {caller:.1} ms by the callers, {value:.1} ms by the histogram");
+        assert!(bucket(*value).abs_diff(bucket(caller)) <= 1, "p{hundredths} is {caller} to callers, {value} here");
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! latency, beside a filter that does the same with the proxy-wasm crate as it is. A Lua script has no metrics to do it with.
+//! latency, beside a filter that does the same with the proxy-wasm crate as it is (`tests/cases.rs` holds it to the same
+//! cases), and a Lua script that does as much of it as a script can.
 
 use anyhow::Result;
 use test_harness::bench::Arm;
 
-use crate::{TIMES, wasm};
+use crate::{TIMES, script, wasm};
 
 const GROUP: &str = "latency";
 const SDK_CHAIN: &str = "latency with the proxy-wasm crate, in a chain";
@@ -13,9 +14,11 @@ const SDK_UPSTREAM: &str = "latency with the proxy-wasm crate, in a chain before
 pub(crate) fn arms() -> Result<Vec<Arm>> {
     let arm = |name, module| Ok::<_, anyhow::Error>(Arm::new(GROUP, name).filter(wasm(module)?));
     let ours = |arm: Arm, sdk| arm.versus(sdk).goal(0.5).ours().headline();
+    let lua = "a part in Lua: start and first byte, no metrics; in a chain";
     Ok(vec![
         arm(SDK_CHAIN, "latency-sdk")?.repeat(TIMES).headline(),
         ours(arm("latency, in a chain", "latency")?.repeat(TIMES), SDK_CHAIN),
+        Arm::new(GROUP, lua).filter(script("latency.lua")?).repeat(TIMES).versus(SDK_CHAIN).headline(),
         arm(SDK_UPSTREAM, "latency-sdk")?.repeat(TIMES).upstream().headline(),
         ours(arm("latency, in a chain before an upstream", "latency")?.repeat(TIMES).upstream(), SDK_UPSTREAM),
         arm(SDK_ALONE, "latency-sdk")?,
