@@ -19,10 +19,10 @@ use test_harness::{Envoy, H1, HttpFilter, Listener, Prometheus, Request, Route, 
 
 const RULES: &str = "prometheus/latency-rules.yaml";
 const RULES_TEST: &str = "prometheus/latency-rules-test.yaml";
-const PROMETHEUS: &str = "prometheus/prometheus.yml";
+const PROMETHEUS: &str = "prometheus/prometheus.yaml";
 const ADAPTER: &str = "kubernetes/prometheus-adapter.yaml";
 const AUTOSCALER: &str = "kubernetes/hpa.yaml";
-const PODS: &str = "kubernetes/prometheus.yml";
+const PODS: &str = "kubernetes/prometheus.yaml";
 
 fn example(name: &str) -> PathBuf {
     root().join("examples").join(name)
