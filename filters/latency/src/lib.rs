@@ -324,11 +324,14 @@ impl Latency {
             "",
             &cluster,
         ]);
-        let parts = self.parts(cx, now_ns, true);
+        let published = self.published(cx);
+        let parts = self.parts(cx, now_ns, published, true);
         cx.metrics.add_to(cx.host, &CLOSED, labels, 1);
         self.record(cx, labels, [&CONNECTION_MS, &CONNECTION_US], parts.total);
         self.count_bytes(cx, labels);
-        self.publish(cx, parts);
+        if published {
+            self.publish(cx, parts, None);
+        }
     }
 
     fn log_request(&self, cx: &mut Context<'_, Self>, request: &Headers<'_>, response: &Headers<'_>, now_ns: u64) {
@@ -348,7 +351,10 @@ impl Latency {
             || outcome::streams(response)
             || cx.stream.messages.iter().any(Messages::many);
         let answered = protocol != Protocol::Grpc && status.is_some_and(|status| status < 500);
-        let parts = self.parts(cx, now_ns, !answered);
+        let published = self.published(cx);
+        // Also for what is not published: whether a filter answered, and whether the upstream's response was cut off.
+        let asked = published || self.config.role == Role::Outer || self.judges();
+        let parts = self.parts(cx, now_ns, asked, !answered);
         let grpc = if protocol == Protocol::Grpc { cx.host.number(&["response", "grpc_status"]) } else { None };
         let failure = self.failure(cx.host, parts.upstream.is_none());
 
@@ -384,7 +390,10 @@ impl Latency {
         if !stream {
             self.judge(cx, parts.total, outcome::failed(status, grpc, failure));
         }
-        self.publish(cx, parts);
+        let filters = self.filters(cx, &parts);
+        if published {
+            self.publish(cx, parts, filters);
+        }
     }
 
     fn see(&self, request: &Headers<'_>) -> Seen {
@@ -412,10 +421,21 @@ impl Latency {
         String::from_utf8(name).unwrap_or_default()
     }
 
-    /// Looked at only where it says something: as a label, or to judge by. `cut`: the upstream's response did not come
+    /// Whether it says something why a request failed: as a label, or for an objective.
+    fn judges(&self) -> bool {
+        self.chose(Label::Failure) || !self.config.slo.is_empty() || self.config.apdex.is_some()
+    }
+
+    /// Whether this is one of the requests that are to be logged.
+    fn published(&self, cx: &mut Context<'_, Self>) -> bool {
+        let share = self.config.properties.sample;
+        share.get() >= 1.0 || cx.rng.share(share)
+    }
+
+    /// Why it failed. `cut`: the upstream's response did not come
     /// to its end, or there was none.
     fn failure(&self, host: &dyn Host, cut: bool) -> &'static str {
-        if !self.chose(Label::Failure) && self.config.slo.is_empty() && self.config.apdex.is_none() {
+        if !self.judges() {
             return "";
         }
         match host.number(&["response", "flags"]) {
@@ -431,8 +451,8 @@ impl Latency {
         }
     }
 
-    /// `failed`: there may have been attempts that came to no connection.
-    fn parts(&self, cx: &mut Context<'_, Self>, now_ns: u64, failed: bool) -> Parts {
+    /// The upstream's parts only if they are `asked` for; `failed`: there may have been attempts that came to no connection.
+    fn parts(&self, cx: &mut Context<'_, Self>, now_ns: u64, asked: bool, failed: bool) -> Parts {
         let number = |path: &[&str]| cx.host.number(path).and_then(|number| u64::try_from(number).ok());
         if cx.stream.start_ns == 0 {
             // A filter in front answered, and this one hears of it only now.
@@ -440,9 +460,10 @@ impl Latency {
         }
         let Stream { start_ns, first_ns, tcp, .. } = *cx.stream;
         let duration = |path| number(path).map(us);
-        let pool = duration(&["upstream", "cx_pool_ready_duration"]);
+        let pool = if asked { duration(&["upstream", "cx_pool_ready_duration"]) } else { None };
         // 0 where nobody went for an upstream. A question that has an answer is dear.
-        let attempts = if failed || pool.is_some() { number(&["upstream", "request_attempt_count"]) } else { None };
+        let attempts =
+            if asked && failed || pool.is_some() { number(&["upstream", "request_attempt_count"]) } else { None };
         let attempts = attempts.filter(|attempts| *attempts > 0);
         Parts {
             start_ns,
@@ -503,12 +524,7 @@ impl Latency {
     }
 
     /// Leaves the parts for access logs.
-    fn publish(&self, cx: &mut Context<'_, Self>, parts: Parts) {
-        let filters = self.filters(cx, &parts);
-        let share = self.config.properties.sample;
-        if share.get() < 1.0 && !cx.rng.share(share) {
-            return;
-        }
+    fn publish(&self, cx: &mut Context<'_, Self>, parts: Parts, filters: Option<u64>) {
         if parts.start_ns != 0 {
             let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(parts.start_ns).as_bytes());
         }
@@ -548,7 +564,7 @@ impl Latency {
 
     /// The time between this outer instance and the inner one, both ways.
     fn filters(&self, cx: &mut Context<'_, Self>, parts: &Parts) -> Option<u64> {
-        if self.config.role != Role::Outer || cx.stream.tcp {
+        if self.config.role != Role::Outer {
             return None;
         }
         let total = match cx.host.property(&[INNER]) {
