@@ -110,9 +110,12 @@ pub struct Expect {
     /// Keys that have no filter state.
     #[serde(default)]
     pub state_without: Vec<String>,
-    /// By how much counters go up: `name{label=value,…}`.
+    /// By how much counters and gauges go up: `name{label=value,…}`.
     #[serde(default)]
     pub metrics: BTreeMap<String, u64>,
+    /// How many values histograms get.
+    #[serde(default)]
+    pub values: BTreeMap<String, u64>,
 }
 
 /// What came of a case.

@@ -33,7 +33,8 @@ pub trait Filter: Sized + 'static {
     /// Compiles the configuration. Pure: the proxy also runs it in a throw-away VM to see whether it is right.
     fn new(config: Self::Config) -> Result<Self, Refusal>;
 
-    /// How many series its VM may have: past that, one more per metric counts the rest.
+    /// How many series its VM may have: past that, one more per metric counts the rest. Of several plugins in a VM the
+    /// least counts.
     fn max_series(&self) -> usize {
         crate::MAX_SERIES
     }

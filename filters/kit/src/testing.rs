@@ -396,6 +396,11 @@ impl<F: Filter> Proxy<F> {
         self.each(|proxy| proxy.metric(series)).map(|metric| metric.value)
     }
 
+    /// The values that a histogram got.
+    pub fn values(&self, series: &str) -> Vec<u64> {
+        self.each(|proxy| proxy.metric(series)).map(|metric| metric.samples).unwrap_or_default()
+    }
+
     /// How often a hostcall was made since the last time this was asked of any, failed ones included.
     pub fn take_calls(&self) -> BTreeMap<&'static str, u64> {
         self.each(|proxy| proxy.take_tally().hostcalls)

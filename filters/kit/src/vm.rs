@@ -63,6 +63,13 @@ impl<F: Filter> Inner<F> {
             tools: Tools { rng: Rng::new(host.seed()), metrics: Metrics::default() },
         }
     }
+
+    /// The least of what its plugins allow: they share one VM, and which was configured last is chance.
+    fn limit_series(&mut self) {
+        if let Some(max) = self.roots.iter().map(|(_, root)| root.policy.max_series()).min() {
+            self.tools.metrics.limit(max);
+        }
+    }
 }
 
 impl<F: Filter> Default for Vm<F> {
@@ -106,7 +113,6 @@ impl<F: Filter> Vm<F> {
         }
         let Ok(mut inner) = self.0.try_borrow_mut() else { return false };
         let inner = inner.get_or_insert_with(|| Inner::new(host));
-        inner.tools.metrics.limit(policy.max_series());
         for key in F::SHARED {
             // Where the proxy has no such thing the last value stands, which says the same.
             let _ = host.declare_once(key);
@@ -117,6 +123,7 @@ impl<F: Filter> Vm<F> {
         let root = Root { plugin, policy, state: state.unwrap_or_default() };
         inner.roots.retain(|(root, _)| *root != id);
         inner.roots.push((id, Rc::new(root)));
+        inner.limit_series();
         true
     }
 
@@ -199,6 +206,7 @@ impl<F: Filter> Vm<F> {
             && inner.streams.remove(&id).is_none()
         {
             inner.roots.retain(|(root, _)| *root != id);
+            inner.limit_series();
         }
     }
 

@@ -85,6 +85,8 @@ impl Filter for Probe {
 
     fn response_headers(&self, _: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         headers.set("x-by", self.name.as_bytes());
+        // Nothing has been read, and the change is seen all the same.
+        assert!(headers.look("x-by", |value| value == Some(self.name.as_bytes())));
         Flow::Continue
     }
 

@@ -21,7 +21,8 @@ pub struct Config {
     pub code: Code,
     /// Unit of the histograms, and the last word of their names. The proxy's own buckets suit milliseconds.
     pub unit: Unit,
-    /// Most series of this module in one worker; one more per metric, `overflow`, takes the rest.
+    /// Most series of this module in one worker; one more per metric, `overflow`, takes the rest. The least of what the
+    /// plugins of one VM say.
     pub max_series: Bounded<10, 100_000>,
     /// What is left for access logs.
     pub properties: Properties,
@@ -36,7 +37,7 @@ pub struct Config {
     pub slo: Vec<Objective>,
     /// The T of Apdex: satisfied up to T, tolerating up to 4 T.
     pub apdex: Option<Duration>,
-    /// Tells the caller in `server-timing` how long it took to the first byte of the response.
+    /// Tells the caller how long it took to the first byte of the response: `server-timing: ttfb;dur=<milliseconds>`.
     pub server_timing: bool,
 }
 

@@ -156,6 +156,9 @@ impl Filter for Latency {
                     "does not fit into a label, give up to 64 bytes without `;`, `=` and control characters",
                 ));
             }
+            if objective.name == kit::OVERFLOW {
+                return Err(Refusal::at(&at("name"), "is what stands for all that is over `max_series`, give another"));
+            }
             if config.slo.iter().take(index).any(|earlier| earlier.name == objective.name) {
                 return Err(Refusal::at(&at("name"), "stands there twice, give each objective its own"));
             }
@@ -165,6 +168,17 @@ impl Filter for Latency {
         }
         if config.apdex.is_some_and(|t| t.ms() == 0) {
             return Err(Refusal::at("apdex", "is zero, give a duration such as \"100ms\""));
+        }
+        let idle = [
+            ("slo", !config.slo.is_empty()),
+            ("apdex", config.apdex.is_some()),
+            ("bytes", config.bytes),
+            ("server_timing", config.server_timing),
+        ];
+        if config.role == Role::Inner
+            && let Some((name, _)) = idle.iter().find(|(_, given)| *given)
+        {
+            return Err(Refusal::at(name, "does nothing with role inner, give it to the outer one"));
         }
         let lists = [
             ("exclude.paths", &config.exclude.paths),
@@ -180,7 +194,11 @@ impl Filter for Latency {
     }
 
     fn max_series(&self) -> usize {
-        usize::try_from(self.config.max_series.get()).unwrap_or(usize::MAX)
+        match self.config.role {
+            // It counts nothing, and the outer one is in the same VM.
+            Role::Inner => usize::MAX,
+            Role::Alone | Role::Outer => usize::try_from(self.config.max_series.get()).unwrap_or(usize::MAX),
+        }
     }
 
     fn metrics() -> Vec<&'static Metric> {
@@ -230,10 +248,10 @@ impl Filter for Latency {
             let _ = cx.host.set_filter_state(INNER, &times);
         }
         cx.stream.first_ns = now_ns;
-        if self.config.server_timing && self.config.role != Role::Inner && cx.stream.start_ns != 0 {
+        if self.config.server_timing && cx.stream.start_ns != 0 {
             // Milliseconds with a fraction, as the header has them (Server Timing, 3).
             let us = us(now_ns.saturating_sub(cx.stream.start_ns));
-            let text = format!("proxy;dur={}.{:03}", us / 1000, us % 1000);
+            let text = format!("ttfb;dur={}.{:03}", us / 1000, us % 1000);
             headers.add("server-timing", text.as_bytes());
         }
         Flow::Continue
@@ -388,7 +406,8 @@ impl Latency {
         }
         self.count_bytes(cx, labels);
         if !stream {
-            self.judge(cx, parts.total, outcome::failed(status, grpc, failure));
+            let unanswered = status.is_none() && failure == outcome::CLIENT_GONE;
+            self.judge(cx, parts.total, outcome::failed(status, grpc, failure), unanswered);
         }
         let filters = self.filters(cx, &parts);
         if published {
@@ -471,7 +490,7 @@ impl Latency {
             first_byte: (first_ns != 0).then(|| us(first_ns.saturating_sub(start_ns))),
             // From the first byte to the upstream to the last one from it; unknown where that never came.
             upstream: if tcp || attempts.is_none() { None } else { duration(&["response", "backend_latency"]) },
-            pool: pool.filter(|_| attempts.is_some()),
+            pool,
             attempts,
         }
     }
@@ -489,22 +508,29 @@ impl Latency {
             return;
         }
         for (metric, side) in [(&REQUEST_BYTES, "request"), (&RESPONSE_BYTES, "response")] {
-            // A counter does not take a 0.
-            if let Some(bytes) = cx.host.number(&[side, "total_size"]).filter(|bytes| *bytes > 0) {
+            if let Some(bytes) = cx.host.number(&[side, "total_size"]) {
                 cx.metrics.add_to(cx.host, metric, labels, bytes);
             }
         }
     }
 
-    fn judge(&self, cx: &mut Context<'_, Self>, total_us: u64, failed: bool) {
-        let within = |ms: u64| !failed && total_us <= ms.saturating_mul(1000);
+    /// `unanswered`: the client left before there was an answer. If it had waited for longer than was promised, that is
+    /// a bad one; else nobody knows what it would have become, and it does not count.
+    fn judge(&self, cx: &mut Context<'_, Self>, total_us: u64, failed: bool, unanswered: bool) {
+        let in_time = |ms: u64| total_us <= ms.saturating_mul(1000);
+        let within = |ms: u64| !failed && in_time(ms);
         for objective in &self.config.slo {
+            if unanswered && in_time(objective.within.ms()) {
+                continue;
+            }
             let labels = cx.metrics.labels(&[&objective.name]);
             cx.metrics.add_to(cx.host, &SLO, labels, 1);
             // A bad one makes the series too: a share of nothing is no number, and no alert.
             cx.metrics.add_to(cx.host, &SLO_GOOD, labels, i64::from(within(objective.within.ms())));
         }
-        if let Some(t) = self.config.apdex {
+        if let Some(t) = self.config.apdex
+            && !(unanswered && in_time(t.ms().saturating_mul(4)))
+        {
             let feeling = match (within(t.ms()), within(t.ms().saturating_mul(4))) {
                 (true, _) => 0,
                 (_, true) => 1,

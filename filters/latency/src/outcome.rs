@@ -41,12 +41,18 @@ impl Protocol {
 
 /// Whether this content type is gRPC's, with anything behind `+` or `;`.
 pub(crate) fn grpc(content_type: &[u8]) -> bool {
-    matches!(content_type.strip_prefix(b"application/grpc"), Some([] | [b'+' | b';', ..]))
+    matches!(after(content_type, b"application/grpc"), Some([] | [b'+' | b';', ..]))
 }
 
 /// Whether a response says of itself that it has no end in sight.
 pub(crate) fn streams(response: &Headers<'_>) -> bool {
-    response.get("content-type").is_some_and(|value| value.starts_with(b"text/event-stream"))
+    response.get("content-type").and_then(|value| after(value, b"text/event-stream")).is_some()
+}
+
+/// What comes behind a media type, whose letters may be of either case (RFC 9110, 8.3.1).
+fn after<'a>(value: &'a [u8], media_type: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = value.split_at_checked(media_type.len())?;
+    start.eq_ignore_ascii_case(media_type).then_some(rest)
 }
 
 /// The registered methods (RFC 9110, 9.3, and PATCH); what a stranger makes up is `OTHER`.
@@ -117,7 +123,7 @@ pub(crate) const TIMEOUT: &str = "timeout";
 /// The upstream broke off, perhaps in the middle of a response that began well.
 const UPSTREAM_RESET: &str = "upstream_reset";
 /// The client broke off.
-const CLIENT_GONE: &str = "client_gone";
+pub(crate) const CLIENT_GONE: &str = "client_gone";
 
 /// Whether a request of this outcome is bad whatever time it took: the server's fault, or no answer at all.
 pub(crate) fn failed(status: Option<u16>, grpc: Option<i64>, failure: &str) -> bool {

@@ -90,7 +90,7 @@ fn every_part_is_where_it_belongs() {
         let json =
             r#"{"total_us":27000,"ttfb_us":25000,"upstream_us":20000,"pool_us":3000,"proxy_us":7000,"attempts":1}"#;
         assert_eq!(part("json").unwrap(), json);
-        assert_eq!(done.downstream.all("server-timing"), [b"proxy;dur=25.000"]);
+        assert_eq!(done.downstream.all("server-timing"), [b"ttfb;dur=25.000"]);
         let labels = "protocol=http,method=GET,code=2xx";
         assert_eq!(value(proxy, &format!("meshfilter_requests_finished_total{{{labels}}}")), 1);
         assert_eq!(samples(proxy, &format!("meshfilter_request_duration_millis{{{labels}}}")), [27]);
@@ -222,7 +222,7 @@ fn grpc_is_judged_by_its_own_status() {
         r#"{"slo": [{"name": "ok", "within": "1s"}], "labels": ["protocol", "code", "grpc_status"]}"#,
         1,
         |proxy, _| {
-            for (code, label, good) in [(0, "0", 1), (5, "5", 2), (14, "14", 2), (17, "other", 2)] {
+            for (code, label, good) in [(0, "0", 1), (5, "5", 2), (14, "14", 2), (15, "15", 2), (17, "other", 2)] {
                 let stream = proxy.http("in", 0);
                 stream.request(&request);
                 stream.set_property(&["response", "grpc_status"], i64::from(code));
@@ -232,7 +232,7 @@ fn grpc_is_judged_by_its_own_status() {
                 assert_eq!(value(proxy, &name), 1);
                 assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{code}");
             }
-            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 4);
+            assert_eq!(value(proxy, "meshfilter_slo_requests_total{objective=ok}"), 5);
         },
     );
 }
@@ -417,6 +417,9 @@ fn a_wrong_configuration_says_where_and_what_would_be_right() {
                 r#"{"slo": [{"name": "a", "within": "1s"}, {"name": "a", "within": "2s"}]}"#,
                 "at `slo[1].name`: stands there twice",
             ),
+            (r#"{"slo": [{"name": "overflow", "within": "1s"}]}"#, "at `slo[0].name`: is what stands for all"),
+            (r#"{"role": "inner", "server_timing": true}"#, "at `server_timing`: does nothing with role inner"),
+            (r#"{"role": "inner", "apdex": "1s"}"#, "at `apdex`: does nothing with role inner"),
             (r#"{"apdex": "0ms"}"#, "at `apdex`: is zero"),
             (r#"{"exclude": {"paths": [""]}}"#, "at `exclude.paths[0]`: is empty and would mean all"),
             (r#"{"max_series": 1e400}"#, "is not JSON"),
@@ -604,6 +607,79 @@ fn how_it_was_cut_off_says_whose_fault_it_was() {
             assert_eq!(value(proxy, "meshfilter_slo_good_requests_total{objective=ok}"), good, "{details}");
         });
     }
+}
+
+#[test]
+fn who_leaves_without_an_answer_says_nothing_of_one_unless_it_waited_for_longer_than_was_promised() {
+    let configuration =
+        r#"{"slo": [{"name": "a", "within": "20ms"}, {"name": "b", "within": "40ms"}], "apdex": "5ms"}"#;
+    for (waited, a, b, frustrated) in [(19, 0, 0, 0), (21, 1, 0, 1), (41, 1, 1, 1)] {
+        each(configuration, 1, |proxy, _| {
+            let stream = proxy.http("in", 0);
+            stream.request(&get("/"));
+            proxy.advance(waited * MS);
+            stream.set_property(&["response", "flags"], 1_i64 << 14);
+            stream.finish();
+            let all = |name: &str| value(proxy, &format!("meshfilter_slo_requests_total{{objective={name}}}"));
+            assert_eq!((all("a"), all("b")), (a, b), "{waited} ms");
+            let good = |name: &str| value(proxy, &format!("meshfilter_slo_good_requests_total{{objective={name}}}"));
+            assert_eq!((good("a"), good("b")), (0, 0), "{waited} ms");
+            let felt = |feeling: &str| value(proxy, &format!("meshfilter_apdex_requests_total{{feeling={feeling}}}"));
+            assert_eq!((felt("satisfied"), felt("tolerating"), felt("frustrated")), (0, 0, frustrated), "{waited} ms");
+        });
+    }
+}
+
+/// Both are in one VM, whichever is configured last.
+#[test]
+fn an_inner_one_does_not_lift_the_limit_of_the_outer_ones_series() {
+    for (how, code) in both::<Latency>("dist/latency.wasm") {
+        let proxy = Proxy::new(1, 1);
+        let outer = r#"{"role": "outer", "max_series": 10, "labels": ["code"], "code": "exact"}"#;
+        let chain = [("outer", outer), ("inner", r#"{"role": "inner"}"#)];
+        proxy.push("in", chain.map(|(name, text)| Plugin::new(name, &code).configuration(text))).unwrap();
+        for status in 200..260 {
+            let stream = proxy.http("in", 0);
+            stream.request(&get("/"));
+            stream.response(&Message::new([(":status", status.to_string().as_str())]));
+            stream.finish();
+        }
+        assert!(proxy.metrics().len() <= 10 + 6, "{how}: {}", proxy.metrics().len());
+    }
+}
+
+#[test]
+fn media_types_are_known_in_any_case_and_grpc_web_is_none_of_grpc() {
+    for (asked, answered, protocol, kind) in [
+        ("application/json", "Text/Event-Stream;charset=utf-8", "http", "stream"),
+        ("application/json", "text/event-strea", "http", "request"),
+        ("Application/GRPC+proto", "application/grpc", "grpc", "request"),
+        ("application/grpc;a=b", "application/grpc", "grpc", "request"),
+        ("application/grpc-web", "application/grpc-web", "http", "request"),
+    ] {
+        each(r#"{"labels": ["protocol"]}"#, 1, |proxy, _| {
+            let request = [(":method", "POST"), (":path", "/"), (":authority", "a"), ("content-type", asked)];
+            timed(proxy, &Message::new(request), &Message::new([(":status", "200"), ("content-type", answered)]));
+            let name = format!("meshfilter_{kind}_duration_millis{{protocol={protocol}}}");
+            assert_eq!(samples(proxy, &name), [27], "{asked}, {answered}");
+        });
+    }
+}
+
+#[test]
+fn milliseconds_are_rounded_and_four_times_t_is_tolerated() {
+    each(r#"{"labels": [], "apdex": "5ms"}"#, 1, |proxy, _| {
+        for us in [499, 500, 20_000, 20_001] {
+            let stream = proxy.http("in", 0);
+            stream.request(&get("/"));
+            proxy.advance(Duration::from_micros(us));
+            stream.response(&ok());
+            stream.finish();
+        }
+        assert_eq!(samples(proxy, "meshfilter_request_duration_millis"), [0, 1, 20, 20]);
+        let felt = |feeling: &str| value(proxy, &format!("meshfilter_apdex_requests_total{{feeling={feeling}}}"));
+        assert_eq!((felt("satisfied"), felt("tolerating"), felt("frustrated")), (2, 1, 1));
+    });
 }
 
 #[test]

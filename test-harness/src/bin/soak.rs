@@ -37,7 +37,7 @@ fn latency() -> Subject {
         request: Request::get("/"),
         check: |response| {
             let told = response.headers.text("server-timing");
-            let right = told.as_deref().is_some_and(|told| told.starts_with("proxy;dur="));
+            let right = told.as_deref().is_some_and(|told| told.starts_with("ttfb;dur="));
             ensure!(response.status == 200 && right, "wrong answer: {response:?}");
             Ok(())
         },
