@@ -1,0 +1,73 @@
+//! What stands before a value and says what it is.
+
+use crate::view::View;
+
+/// How far before a value a word may stand.
+const WINDOW: usize = 48;
+
+/// Whether one of the words stands before a position: in a name (`user_phone`, `userPhone`), or in a sentence. Words
+/// are lower case; the letters of one may be of either case in the text.
+pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
+    let mut window = [0_u8; WINDOW];
+    let start = position.saturating_sub(WINDOW);
+    window.iter_mut().enumerate().for_each(|(index, byte)| *byte = view.at(start.saturating_add(index)));
+    (0..WINDOW).any(|at| words.iter().any(|word| says(&window, at, word)))
+}
+
+fn says(window: &[u8], at: usize, word: &[u8]) -> bool {
+    let Some(text) = window.get(at..at.saturating_add(word.len())) else { return false };
+    if !text.eq_ignore_ascii_case(word) {
+        return false;
+    }
+    let letter = |index: Option<usize>| index.and_then(|index| window.get(index)).copied().unwrap_or(0);
+    let (before, after) = (letter(at.checked_sub(1)), letter(Some(at.saturating_add(word.len()))));
+    let (first, last) = (text.first().copied().unwrap_or(0), text.last().copied().unwrap_or(0));
+    // A mask's name says nothing of what follows it. Words of other scripts have no spaces around.
+    let begins = before != b'['
+        && (!before.is_ascii_alphabetic() || (before.is_ascii_lowercase() && first.is_ascii_uppercase()));
+    let ends = !after.is_ascii_alphabetic() || (last.is_ascii_lowercase() && after.is_ascii_uppercase());
+    !first.is_ascii() || (begins && (ends || word.len() > 4))
+}
+
+/// Names of what is a number and nobody's secret.
+const OTHERS: [&[u8]; 22] = [
+    b"order",
+    b"invoice",
+    b"trace",
+    b"span",
+    b"request",
+    b"req",
+    b"timestamp",
+    b"time",
+    b"ts",
+    b"transaction",
+    b"txn",
+    b"tracking",
+    b"sku",
+    b"product",
+    b"item",
+    b"session",
+    b"correlation",
+    b"event",
+    b"message",
+    b"version",
+    b"build",
+    b"seq",
+];
+
+/// Whether the name right before a value, as in `order_id=` or `"order": "`, says that it is something else.
+pub(crate) fn labels_other(view: &View<'_>, position: usize) -> bool {
+    let mut window = [0_u8; WINDOW];
+    let mut at = position;
+    let mut joints = 0_u8;
+    while joints < 6 && matches!(view.before(at), b' ' | b'"' | b'\'' | b':' | b'=' | b'#') {
+        at = at.saturating_sub(1);
+        joints = joints.saturating_add(1);
+    }
+    let end = at;
+    while at > end.saturating_sub(WINDOW) && (view.word_before(at) || matches!(view.before(at), b'-' | b'.')) {
+        at = at.saturating_sub(1);
+    }
+    window.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
+    (0..WINDOW).any(|at| OTHERS.iter().any(|word| says(&window, at, word)))
+}

@@ -1,0 +1,130 @@
+//! Numbers as people write them: groups of digits with one space or dash between.
+
+use crate::detectors::{Find, Found};
+use crate::view::{View, is_word};
+
+/// Most groups that are looked at together; the longest value, an IBAN in print, has fewer.
+const GROUPS: usize = 16;
+
+/// A longer row of groups is taken in pieces, each with this much of the one before.
+const LONGEST: usize = 64;
+
+/// Digits in a row: `start..end`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Group {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Group {
+    pub(crate) fn len(self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+}
+
+/// Groups in a row.
+pub(crate) struct Cluster {
+    groups: [Group; GROUPS],
+    count: usize,
+    /// Whether more groups follow.
+    cut: bool,
+}
+
+impl Cluster {
+    /// The groups around three digits at the anchor.
+    fn read(view: &View<'_>) -> Self {
+        let mut start = view.skip_back(view.anchor(), |byte| byte.is_ascii_digit());
+        let earliest = view.first().max(start.saturating_sub(LONGEST / 2));
+        while start > earliest {
+            let end = start.saturating_sub(1);
+            if !is_separator(view.at(end)) || !view.before(end).is_ascii_digit() {
+                break;
+            }
+            start = view.skip_back(end, |byte| byte.is_ascii_digit());
+        }
+        let mut cluster = Self { groups: [Group::default(); GROUPS], count: 0, cut: true };
+        for group in &mut cluster.groups {
+            let end = view.skip(start, |byte| byte.is_ascii_digit());
+            *group = Group { start, end };
+            cluster.count = cluster.count.saturating_add(1);
+            if !is_separator(view.at(end)) || !view.at(end.saturating_add(1)).is_ascii_digit() {
+                cluster.cut = false;
+                break;
+            }
+            start = end.saturating_add(1);
+        }
+        cluster
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        self.groups.get(..self.count).unwrap_or(&[])
+    }
+
+    /// The groups from one on, as far as the same separator joins them.
+    pub(crate) fn joined<'a>(&'a self, view: &'a View<'_>, from: Group) -> impl Iterator<Item = Group> + 'a {
+        let mut separator = None;
+        self.groups().iter().copied().filter(move |group| group.start >= from.start).take_while(move |group| {
+            group.start == from.start || *separator.get_or_insert(view.before(group.start)) == view.before(group.start)
+        })
+    }
+
+    /// Where the next look is worth its time.
+    fn until(&self) -> usize {
+        let last = self.groups().last().copied().unwrap_or_default();
+        if self.cut {
+            // What begins in the second half may end beyond.
+            self.groups.get(GROUPS / 2).map_or(last.end, |group| group.start)
+        } else {
+            last.end
+        }
+    }
+}
+
+fn is_separator(byte: u8) -> bool {
+    matches!(byte, b' ' | b'-')
+}
+
+/// Whether a value may stand at `start..end`: it is no part of a longer word, of a number with a fraction, of a version
+/// or of an id in hex groups, as UUIDs are.
+pub(crate) fn stands_alone(view: &View<'_>, start: usize, end: usize) -> bool {
+    let (before, after) = (view.before(start), view.at(end));
+    if is_word(before) || is_word(after) {
+        return false;
+    }
+    let dotted_before = before == b'.' && view.before(start.saturating_sub(1)).is_ascii_digit();
+    let dotted_after = after == b'.' && view.at(end.saturating_add(1)).is_ascii_digit();
+    let hex = |byte: u8| byte.is_ascii_hexdigit();
+    let hex_before = before == b'-' && {
+        let token = (2_usize..=13).take_while(|back| hex(view.at(start.saturating_sub(*back)))).count();
+        token >= 4 && !view.word_before(start.saturating_sub(1).saturating_sub(token))
+    };
+    let hex_after = after == b'-' && {
+        let from = end.saturating_add(1);
+        let token = (0_usize..12).take_while(|ahead| hex(view.at(from.saturating_add(*ahead)))).count();
+        token >= 4 && !view.word_at(from.saturating_add(token))
+    };
+    !(dotted_before || dotted_after || hex_before || hex_after)
+}
+
+/// What the best of the detectors finds among the groups at an anchor; else where the next look is worth its time.
+pub(crate) fn find<'d>(
+    view: &View<'_>,
+    detectors: impl Iterator<Item = (usize, &'d Find)> + Clone,
+) -> Result<(usize, Found), usize> {
+    let cluster = Cluster::read(view);
+    for group in cluster.groups() {
+        let mut best: Option<(usize, Found)> = None;
+        for (rule, find) in detectors.clone() {
+            let Find::Digits(find) = find else { continue };
+            let Some(found) = find(view, &cluster, *group) else { continue };
+            let better = best.is_none_or(|(_, best)| (found.start, best.end) < (best.start, found.end));
+            if better {
+                best = Some((rule, found));
+            }
+        }
+        if let Some(best) = best {
+            return Ok(best);
+        }
+    }
+    Err(cluster.until())
+}
