@@ -184,6 +184,7 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use kit::prelude::*;

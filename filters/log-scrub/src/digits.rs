@@ -9,6 +9,9 @@ const GROUPS: usize = 16;
 /// A longer row of groups is taken in pieces, each with this much of the one before.
 const LONGEST: usize = 64;
 
+/// The longest hex group of an id, as in a `traceparent`.
+const HEX: usize = 32;
+
 /// Digits in a row: `start..end`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Group {
@@ -93,14 +96,15 @@ pub(crate) fn stands_alone(view: &View<'_>, start: usize, end: usize) -> bool {
     }
     let dotted_before = before == b'.' && view.before(start.saturating_sub(1)).is_ascii_digit();
     let dotted_after = after == b'.' && view.at(end.saturating_add(1)).is_ascii_digit();
-    let hex = |byte: u8| byte.is_ascii_hexdigit();
+    let hex = |position: &usize| view.at(*position).is_ascii_hexdigit();
     let hex_before = before == b'-' && {
-        let token = (2_usize..=13).take_while(|back| hex(view.at(start.saturating_sub(*back)))).count();
-        token >= 4 && !view.word_before(start.saturating_sub(1).saturating_sub(token))
+        let to = start.saturating_sub(1);
+        let token = (to.saturating_sub(HEX)..to).rev().take_while(hex).count();
+        token >= 4 && !view.word_before(to.saturating_sub(token))
     };
     let hex_after = after == b'-' && {
         let from = end.saturating_add(1);
-        let token = (0_usize..12).take_while(|ahead| hex(view.at(from.saturating_add(*ahead)))).count();
+        let token = (from..from.saturating_add(HEX)).take_while(hex).count();
         token >= 4 && !view.word_at(from.saturating_add(token))
     };
     !(dotted_before || dotted_after || hex_before || hex_after)

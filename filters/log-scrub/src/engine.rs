@@ -150,7 +150,7 @@ impl Rules {
         for rule in &self.all {
             let Action::Replace(text) = &rule.action else { continue };
             for before in ["", "Bearer ", "Basic "] {
-                self.scrub(&rule.name, &[before.as_bytes(), text].concat(), &mut findings);
+                self.scrub("", &[before.as_bytes(), text].concat(), &mut findings);
             }
             if findings.total() > 0 {
                 return Err(Refusal::at("with", "is itself what a rule finds, give a text such as <removed>"));

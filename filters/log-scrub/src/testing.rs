@@ -1,4 +1,5 @@
 //! Tables of cases.
+#![allow(clippy::arithmetic_side_effects)]
 
 use crate::config::{Choice, Config};
 use crate::{Findings, Rules, Stream};
