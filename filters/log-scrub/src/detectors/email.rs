@@ -60,11 +60,12 @@ fn domain(view: &View<'_>, start: usize) -> Option<usize> {
         if text.is_empty() || text.len() > LABEL || text.starts_with(b"-") || next > most {
             break;
         }
-        let text = text.trim_ascii_end();
-        let dashes = text.iter().rev().take_while(|byte| **byte == b'-').count();
-        let (text, next) = (text.get(..text.len().saturating_sub(dashes)).unwrap_or(text), next.saturating_sub(dashes));
-        if labels > 0 && is_top(text) && !is_word(view.at(next)) {
-            end = Some(next);
+        // What follows a dash need not belong to it.
+        let letters = view.skip(label, |byte| byte.is_ascii_alphabetic());
+        for top in [letters, next] {
+            if labels > 0 && is_top(view.slice(label, top)) && !is_word(view.at(top)) {
+                end = Some(top);
+            }
         }
         labels = labels.saturating_add(1);
         if view.at(next) != b'.' {
@@ -98,6 +99,7 @@ mod tests {
                 ("邮箱ann@example.cn，", "邮箱[email]，"),
                 ("a@b.co,c@d.io", "[email],[email]"),
                 ("https://user:pw@host.example.com/", "https://user:[email]/"),
+                ("ann@example.com-x, ann@a-b.example-c.org", "[email]-x, [email]"),
                 ("ann@example.com.7", "[email].7"),
                 ("ann@xn--bcher-kva.example", "[email]"),
                 ("x@y.xn--p1ai", "[email]"),
