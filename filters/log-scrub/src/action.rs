@@ -11,6 +11,9 @@ pub(crate) const KEPT: usize = 8;
 /// Most `*` in a row; a value's length is its own secret.
 const STARS: usize = 32;
 
+/// A shorter value is covered whole, so that there are three stars at least.
+const LEAST: usize = 4;
+
 /// What is done with a value, ready to be done.
 #[derive(Clone)]
 pub(crate) enum Action {
@@ -18,7 +21,7 @@ pub(crate) enum Action {
     Mask,
     /// `first`, stars, `last`.
     Partial { first: usize, last: usize },
-    /// Nothing.
+    /// `[]`.
     Drop,
     /// A text.
     Replace(Box<[u8]>),
@@ -68,12 +71,17 @@ impl Cover {
     pub(crate) fn finish(self, action: &Action, name: &str, out: &mut Vec<u8>) {
         match action {
             Action::Mask | Action::Network => out.extend([b"[", name.as_bytes(), b"]"].concat()),
-            Action::Drop => {}
+            // Not nothing: the text before and after it would be one.
+            Action::Drop => out.extend_from_slice(b"[]"),
             Action::Replace(text) => out.extend_from_slice(text),
             Action::Partial { first, last } => {
-                // Less than half is kept, so that what is left does not say the rest.
-                let kept = first.saturating_add(*last);
-                let (first, last) = if kept.saturating_mul(2) < self.length { (*first, *last) } else { (0, 0) };
+                // Less than half is kept, so that what is left does not say the rest, and no signs: they would make
+                // words of what is kept, which could be found with the words around.
+                let enough = first.saturating_add(*last).saturating_mul(2) < self.length && self.length > LEAST;
+                let (first, last) = if enough { (*first, *last) } else { (0, 0) };
+                let word = |byte: &&u8| byte.is_ascii_alphanumeric();
+                let first = self.first.iter().take(first).take_while(word).count();
+                let last = self.last.iter().rev().take(last).take_while(word).count();
                 let stars = self.length.saturating_sub(first).saturating_sub(last).min(STARS);
                 out.extend(self.first.iter().take(first));
                 out.extend(core::iter::repeat_n(b'*', stars));

@@ -122,9 +122,9 @@ pub enum Kind {
     Mask,
     /// Stars, with a few bytes left at the ends, fewer than half.
     Partial,
-    /// Nothing is left.
+    /// `[]`: not even what it was is left, and of a whole field nothing at all.
     Drop,
-    /// A text of one's own.
+    /// A text of one's own. To be safe from being read together with what stands around, it is best in brackets.
     Replace,
     /// `[card_0123456789abcdef]`: the same for the same value under the same key.
     Hmac,

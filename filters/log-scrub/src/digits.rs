@@ -105,7 +105,9 @@ pub(crate) fn stands_alone(view: &View<'_>, start: usize, end: usize) -> bool {
     let hex_after = after == b'-' && {
         let from = end.saturating_add(1);
         let token = (from..from.saturating_add(HEX)).take_while(hex).count();
-        token >= 4 && !view.word_at(from.saturating_add(token))
+        let end = from.saturating_add(token);
+        // With a colon, it is an address.
+        token >= 4 && !view.word_at(end) && view.at(end) != b':'
     };
     !(dotted_before || dotted_after || hex_before || hex_after)
 }

@@ -183,6 +183,9 @@ impl Rules {
             return out;
         }
         findings.add(rule.0);
+        if let Action::Drop = compiled.action {
+            return out;
+        }
         let mut cover = Cover::new(&compiled.action, compiled.normal);
         cover.push(secret);
         cover.finish(&compiled.action, &compiled.name, &mut out);

@@ -40,14 +40,22 @@ fn address(view: &View<'_>, at: usize) -> Option<Found> {
     if view.at(at) != b'@' {
         return None;
     }
-    let mut start = view.skip_back(at, is_local).max(at.saturating_sub(LOCAL));
+    // Also in what is settled, though only what is not can be covered: a text that replaces a value may join two parts.
+    let local = (1..=LOCAL).take_while(|back| is_local(view.at(at.saturating_sub(*back)))).count();
+    let mut start = at.saturating_sub(local);
+    // Of a longer one, what begins a word.
+    while local == LOCAL && start < at && view.word_before(start) {
+        start = start.saturating_add(1);
+    }
     while matches!(view.at(start), b'.' | b'-' | b'\'' | b'%') {
         start = start.saturating_add(1);
     }
-    if start >= at || view.before(at) == b'.' {
+    // What was kept of a value that was masked in part.
+    let rest = (1_usize..=3).all(|back| view.at(start.saturating_sub(back)) == b'*');
+    if start >= at || view.before(at) == b'.' || rest {
         return None;
     }
-    domain(view, at.saturating_add(1)).map(|end| Found::new(start, end))
+    domain(view, at.saturating_add(1)).map(|end| Found::new(start.max(view.first()), end))
 }
 
 /// The end of the longest domain that begins here.

@@ -21,7 +21,8 @@ fn four(view: &View<'_>) -> Look {
     // A dot at the end belongs to the sentence.
     let end = if view.before(end) == b'.' { end.saturating_sub(1) } else { end };
     let Some(address) = read::<Ipv4Addr>(view.slice(start, end)) else { return no };
-    if is_word(before) || matches!(before, b'.' | b':') || is_word(view.at(end)) || view.at(end) == b'-' {
+    let build = view.at(end) == b'-' && is_word(view.at(end.saturating_add(1)));
+    if is_word(before) || matches!(before, b'.' | b':') || is_word(view.at(end)) || build {
         return no;
     }
     // `Chrome/120.0.0.0`
@@ -36,22 +37,31 @@ fn four(view: &View<'_>) -> Look {
 fn six(view: &View<'_>) -> Look {
     let in_six = |byte: u8| byte.is_ascii_hexdigit() || byte == b':';
     let start = view.skip_back(view.anchor().saturating_add(1), in_six);
-    let mut end = view.skip(start, |byte| in_six(byte) || byte == b'.');
-    let no = Look::Until(end);
-    if is_word(view.before(start)) || is_word(view.at(end)) {
-        return no;
-    }
+    let plain = view.skip(start, in_six);
+    let dotted = view.skip(plain, |byte| byte.is_ascii_digit() || byte == b'.');
+    let fraction = view.before(start) == b'.' && view.before(start.saturating_sub(1)).is_ascii_digit();
+    let found = if is_word(view.before(start)) || fraction {
+        None
+    } else {
+        // Dots and colons at the end belong to the sentence.
+        let dotted = if view.before(dotted) == b'.' { dotted.saturating_sub(1) } else { dotted };
+        let one = if view.before(plain) == b':' && !view.slice(start, plain).ends_with(b"::") { 1 } else { 0 };
+        // And what follows a colon may be a word.
+        let part = view.slice(start, plain).iter().rev().take_while(|byte| **byte != b':').count();
+        let word = plain.saturating_sub(part).saturating_sub(1);
+        [dotted, plain.saturating_sub(one), word].into_iter().find(|end| is_six(view, start, *end))
+    };
+    found.map_or(Look::Until(plain), |end| Look::Found(Found::new(start, end)))
+}
+
+fn is_six(view: &View<'_>, start: usize, end: usize) -> bool {
     let text = view.slice(start, end);
-    if text.ends_with(b".") || (text.ends_with(b":") && !text.ends_with(b"::")) {
-        end = end.saturating_sub(1);
-    }
-    let text = view.slice(start, end);
-    // Eight octets are a hardware address; names in some languages have colons.
+    // An address without its last part is a network's; in other text, colons stand between names.
+    let open = text.ends_with(b"::") && view.at(end) != b'/';
+    // Eight octets are a hardware address.
     let hardware = text.len() == 23 && text.split(|byte| *byte == b':').all(|octet| octet.len() == 2);
-    if hardware || !text.iter().any(u8::is_ascii_digit) || read::<Ipv6Addr>(text).is_none() {
-        return no;
-    }
-    Look::Found(Found::new(start, end))
+    let digit = text.iter().any(u8::is_ascii_digit);
+    digit && !open && !hardware && !is_word(view.at(end)) && read::<Ipv6Addr>(text).is_some()
 }
 
 fn read<A: core::str::FromStr>(text: &[u8]) -> Option<A> {

@@ -18,11 +18,10 @@ pub(super) fn find(view: &View<'_>) -> Look {
         name if name.eq_ignore_ascii_case(b"basic") => false,
         _ => return Look::Nothing,
     };
-    // As a header has it, and as a URL may: one space at least, `+`, `%20`.
-    let start = match (view.at(scheme), view.starts(scheme, b"%20")) {
-        (b' ' | b'\t', _) => view.skip(scheme, |byte| matches!(byte, b' ' | b'\t')),
-        (b'+', _) => scheme.saturating_add(1),
-        (_, true) => scheme.saturating_add(3),
+    // As a header has it, and as a URL may. Just one: with a value dropped, there are two before what follows.
+    let start = match view.at(scheme) {
+        b' ' | b'\t' | b'+' => scheme.saturating_add(1),
+        _ if view.starts(scheme, b"%20") => scheme.saturating_add(3),
         _ => return Look::Nothing,
     };
     let end = view.skip(start, is_token);

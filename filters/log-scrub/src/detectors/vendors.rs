@@ -46,7 +46,10 @@ fn token(view: &View<'_>, form: &Form) -> Look {
             found.then(|| Found::new(start, end)).into()
         }
         Length::AtLeast(least) => {
-            let end = view.skip(body, form.such);
+            let run = view.skip(body, form.such);
+            // A private key may follow, and its dashes are none of a token's.
+            let dashes = view.slice(body, run).array_windows::<6>().position(|six| six == b"-----B");
+            let end = dashes.map_or(run, |dashes| body.saturating_add(dashes));
             if end.saturating_sub(body) < least {
                 return Look::Until(end);
             }
