@@ -8,25 +8,37 @@ const WINDOW: usize = 48;
 /// Whether one of the words stands before a position: in a name (`user_phone`, `userPhone`), or in a sentence. Words
 /// are lower case; the letters of one may be of either case in the text.
 pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
-    let mut window = [0_u8; WINDOW];
-    let start = position.saturating_sub(WINDOW);
-    window.iter_mut().enumerate().for_each(|(index, byte)| *byte = view.at(start.saturating_add(index)));
-    (0..WINDOW).any(|at| words.iter().any(|word| says(&window, at, word)))
+    let mut copy = [0_u8; WINDOW];
+    has_word(view.last(position, &mut copy), words)
 }
 
+fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
+    let mut before = 0;
+    window.iter().enumerate().any(|(at, byte)| {
+        // A mask's name says nothing of what follows it. Words of other scripts have no spaces around.
+        let begins = if byte.is_ascii() {
+            byte.is_ascii_alphabetic()
+                && before != b'['
+                && (!before.is_ascii_alphabetic() || (before.is_ascii_lowercase() && byte.is_ascii_uppercase()))
+        } else {
+            true
+        };
+        before = *byte;
+        let first = byte.to_ascii_lowercase();
+        begins && words.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+    })
+}
+
+/// Whether a word stands there and ends there.
 fn says(window: &[u8], at: usize, word: &[u8]) -> bool {
     let Some(text) = window.get(at..at.saturating_add(word.len())) else { return false };
     if !text.eq_ignore_ascii_case(word) {
         return false;
     }
-    let letter = |index: Option<usize>| index.and_then(|index| window.get(index)).copied().unwrap_or(0);
-    let (before, after) = (letter(at.checked_sub(1)), letter(Some(at.saturating_add(word.len()))));
-    let (first, last) = (text.first().copied().unwrap_or(0), text.last().copied().unwrap_or(0));
-    // A mask's name says nothing of what follows it. Words of other scripts have no spaces around.
-    let begins = before != b'['
-        && (!before.is_ascii_alphabetic() || (before.is_ascii_lowercase() && first.is_ascii_uppercase()));
+    let after = window.get(at.saturating_add(word.len())).copied().unwrap_or(0);
+    let last = text.last().copied().unwrap_or(0);
     let ends = !after.is_ascii_alphabetic() || (last.is_ascii_lowercase() && after.is_ascii_uppercase());
-    !first.is_ascii() || (begins && (ends || word.len() > 4))
+    !last.is_ascii() || ends || word.len() > 4
 }
 
 /// Names of what is a number and nobody's secret.
@@ -69,5 +81,5 @@ pub(crate) fn labels_other(view: &View<'_>, position: usize) -> bool {
         at = at.saturating_sub(1);
     }
     window.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
-    (0..WINDOW).any(|at| OTHERS.iter().any(|word| says(&window, at, word)))
+    has_word(&window, &OTHERS)
 }

@@ -17,6 +17,8 @@ const HEX: usize = 32;
 pub(crate) struct Group {
     pub(crate) start: usize,
     pub(crate) end: usize,
+    /// Its place in the cluster.
+    place: usize,
 }
 
 impl Group {
@@ -34,10 +36,10 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The groups around three digits at the anchor.
-    fn read(view: &View<'_>) -> Self {
+    /// The groups around three digits at the anchor, from `tried` on.
+    fn read(view: &View<'_>, tried: usize) -> Self {
         let mut start = view.skip_back(view.anchor(), |byte| byte.is_ascii_digit());
-        let earliest = view.first().max(start.saturating_sub(LONGEST / 2));
+        let earliest = view.first().max(start.saturating_sub(LONGEST / 2)).max(tried);
         while start > earliest {
             let end = start.saturating_sub(1);
             if !is_separator(view.at(end)) || !view.before(end).is_ascii_digit() {
@@ -46,9 +48,9 @@ impl Cluster {
             start = view.skip_back(end, |byte| byte.is_ascii_digit());
         }
         let mut cluster = Self { groups: [Group::default(); GROUPS], count: 0, cut: true };
-        for group in &mut cluster.groups {
+        for (place, group) in cluster.groups.iter_mut().enumerate() {
             let end = view.skip(start, |byte| byte.is_ascii_digit());
-            *group = Group { start, end };
+            *group = Group { start, end, place };
             cluster.count = cluster.count.saturating_add(1);
             if !is_separator(view.at(end)) || !view.at(end.saturating_add(1)).is_ascii_digit() {
                 cluster.cut = false;
@@ -66,9 +68,20 @@ impl Cluster {
     /// The groups from one on, as far as the same separator joins them.
     pub(crate) fn joined<'a>(&'a self, view: &'a View<'_>, from: Group) -> impl Iterator<Item = Group> + 'a {
         let mut separator = None;
-        self.groups().iter().copied().filter(move |group| group.start >= from.start).take_while(move |group| {
-            group.start == from.start || *separator.get_or_insert(view.before(group.start)) == view.before(group.start)
+        let groups = self.groups().get(from.place..).unwrap_or(&[]);
+        groups.iter().copied().take_while(move |group| {
+            group.place == from.place || *separator.get_or_insert(view.before(group.start)) == view.before(group.start)
         })
+    }
+
+    /// Whether no value is in it nor a part of one: too few digits, or in the middle of a word.
+    fn is_idle(&self, view: &View<'_>) -> bool {
+        let (Some(first), Some(last)) = (self.groups().first(), self.groups().last()) else { return true };
+        let (before, after) = (view.before(first.start), view.at(last.end));
+        // Phone numbers have more signs.
+        let joined = |byte: u8| matches!(byte, b'+' | b'.' | b'(' | b')' | b'/' | b' ' | b'-');
+        let few = last.end.saturating_sub(first.start) < 7 && !joined(before) && !joined(after);
+        few || (self.count == 1 && (is_word(before) || (is_word(after) && !matches!(after, b'x' | b'X'))))
     }
 
     /// Where the next look is worth its time.
@@ -112,12 +125,16 @@ pub(crate) fn stands_alone(view: &View<'_>, start: usize, end: usize) -> bool {
     !(dotted_before || dotted_after || hex_before || hex_after)
 }
 
-/// What the best of the detectors finds among the groups at an anchor; else where the next look is worth its time.
+/// What the best of the detectors finds among the groups at an anchor, of which nothing begins before `tried`; else where the next look is worth its time.
 pub(crate) fn find<'d>(
     view: &View<'_>,
+    tried: usize,
     detectors: impl Iterator<Item = (usize, &'d Find)> + Clone,
 ) -> Result<(usize, Found), usize> {
-    let cluster = Cluster::read(view);
+    let cluster = Cluster::read(view, tried);
+    if cluster.is_idle(view) {
+        return Err(cluster.until());
+    }
     for group in cluster.groups() {
         let mut best: Option<(usize, Found)> = None;
         for (rule, find) in detectors.clone() {

@@ -257,9 +257,11 @@ impl Rules {
     fn next(&self, state: &mut State, text: &[u8], limit: usize) -> Option<(usize, Found)> {
         loop {
             let (mut wanted, mut until) = (self.wanted, limit);
-            for (bit, skip) in state.skip.iter().enumerate().filter(|(_, skip)| **skip > state.from) {
-                wanted &= !(1 << bit);
-                until = until.min(*skip);
+            if state.skip_all > state.from {
+                for (bit, skip) in state.skip.iter().enumerate().filter(|(_, skip)| **skip > state.from) {
+                    wanted &= !(1 << bit);
+                    until = until.min(*skip);
+                }
             }
             let Some((at, kinds)) = anchors::next(text, state.from, until, wanted) else {
                 state.from = state.from.max(until);
@@ -271,11 +273,16 @@ impl Rules {
             state.from = at.saturating_add(1);
             let view = View::new(&state.before, text, at);
             let mut best: Option<(usize, Found)> = None;
-            for (bit, skip) in state.skip.iter_mut().enumerate().filter(|(bit, _)| kinds >> bit & 1 == 1) {
-                let Some(list) = self.by_anchor.get(bit) else { continue };
+            let mut kinds = kinds;
+            while let Ok(bit) = usize::try_from(kinds.trailing_zeros())
+                && let (Some(skip), Some(list)) = (state.skip.get_mut(bit), self.by_anchor.get(bit))
+            {
+                kinds &= !(1 << bit);
                 let found = if 1 << bit == anchors::DIGITS {
                     let finds = list.iter().filter_map(|rule| Some((*rule, &detectors::ALL.get(*rule)?.find)));
-                    digits::find(&view, finds).map_err(|until| *skip = until.saturating_sub(BEHIND)).ok()
+                    digits::find(&view, skip.saturating_add(BEHIND), finds)
+                        .map_err(|until| *skip = until.saturating_sub(BEHIND))
+                        .ok()
                 } else {
                     list.iter().find_map(|rule| match detectors::ALL.get(*rule)?.find {
                         Find::Anchor(find) => match find(&view) {
@@ -289,6 +296,7 @@ impl Rules {
                         Find::Digits(_) => None,
                     })
                 };
+                state.skip_all = state.skip_all.max(*skip);
                 best = match (best, found) {
                     (Some(best), Some(found)) if !found.1.before(&best.1) => Some(best),
                     (best, found) => found.or(best),
@@ -337,6 +345,8 @@ struct State {
     from: usize,
     /// By anchor: where the next one is worth a look.
     skip: [usize; anchors::COUNT],
+    /// The furthest of these.
+    skip_all: usize,
     inside: Option<Inside>,
 }
 
@@ -372,12 +382,13 @@ impl Inside {
 
 impl State {
     fn new(name: &str) -> Self {
-        Self { before: Before::new(name.as_bytes()), from: 0, skip: [0; anchors::COUNT], inside: None }
+        Self { before: Before::new(name.as_bytes()), from: 0, skip: [0; anchors::COUNT], skip_all: 0, inside: None }
     }
 
     /// So much text more is settled.
     fn moved(&mut self, by: usize) {
         self.from = self.from.saturating_sub(by);
+        self.skip_all = self.skip_all.saturating_sub(by);
         self.skip.iter_mut().for_each(|skip| *skip = skip.saturating_sub(by));
     }
 }

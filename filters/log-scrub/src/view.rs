@@ -96,6 +96,18 @@ impl<'a> View<'a> {
         if start < BEHIND { &[] } else { self.text.get(range).unwrap_or(&[]) }
     }
 
+    /// The bytes before a position, settled ones too; `copy` takes them where they do not lie in one piece.
+    pub(crate) fn last<'b, const N: usize>(&'b self, position: usize, copy: &'b mut [u8; N]) -> &'b [u8; N] {
+        let start = position.saturating_sub(N);
+        if start >= BEHIND.max(self.anchor.saturating_sub(BEHIND))
+            && let Some(window) = self.slice(start, position).first_chunk()
+        {
+            return window;
+        }
+        copy.iter_mut().enumerate().for_each(|(index, byte)| *byte = self.at(start.saturating_add(index)));
+        copy
+    }
+
     /// Whether the text at a position begins so.
     pub(crate) fn starts(&self, position: usize, with: &[u8]) -> bool {
         self.slice(position, position.saturating_add(with.len())) == with

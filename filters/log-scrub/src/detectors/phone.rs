@@ -36,7 +36,10 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     {
         return read(view, cluster, plus, plus.saturating_add(1), 8, 15, true);
     }
-    if !context::has(view, from.start, &WORDS) || context::labels_other(view, from.start) || is_date(cluster, from) {
+    if !context::has(view, from.start, &WORDS)
+        || context::labels_other(view, from.start)
+        || is_date(view, cluster, from)
+    {
         return None;
     }
     let bracket = view.before(from.start) == b'(' && from.start > view.first();
@@ -89,8 +92,8 @@ fn is_in_number(byte: u8) -> bool {
 }
 
 /// `2024-01-02`: a day, whatever a word before it says.
-fn is_date(cluster: &Cluster, from: Group) -> bool {
-    let mut lengths = cluster.groups().iter().filter(|group| group.start >= from.start).map(|group| group.len());
+fn is_date(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
+    let mut lengths = cluster.joined(view, from).map(Group::len);
     (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
 }
 
