@@ -62,6 +62,9 @@ pub struct Own {
     pub name: String,
     /// A text, byte for byte.
     pub literal: Option<String>,
+    /// A regular expression on bytes: `[a-z]`, `.`, `\d`, `\w`, `\s`, `(a|b)`, `?`, `*`, `+`, `{2,5}`, `(?i)` at the beginning, `\b` at
+    /// the ends. The longest match counts, of 256 bytes at most.
+    pub regex: Option<String>,
     /// What is done with what it finds.
     pub action: Option<How>,
 }

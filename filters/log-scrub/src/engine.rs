@@ -6,6 +6,7 @@ use crate::config::{Config, How, Kind};
 use crate::detectors::{self, Find, Found, Look, Normal, Step, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
+use crate::own::Own;
 use crate::view::{AHEAD, BEHIND, Before, View};
 use alloc::borrow::Cow;
 use kit::prelude::*;
@@ -54,6 +55,7 @@ pub struct Rules {
     /// The anchors of all detectors that are on.
     wanted: u8,
     names: Names,
+    own: Vec<Own>,
 }
 
 struct Compiled {
@@ -124,9 +126,23 @@ impl Rules {
         }
         let action = match &config.fields.action {
             Some(how) => compile(how, false).map_err(|refusal| refusal.within("action").within("fields"))?,
-            None => usual,
+            None => usual.clone(),
         };
         all.push(Compiled { name: "field".into(), action, normal: Normal::Exact, on: true });
+
+        let mut own = Vec::new();
+        for (index, config) in config.own.iter().enumerate() {
+            let path = |refusal: Refusal| refusal.within(&format!("own[{index}]"));
+            if all.iter().any(|rule| *rule.name == *config.name) {
+                return Err(path(Refusal::at("name", "is taken, give another")));
+            }
+            own.push(Own::new(config).map_err(path)?);
+            let action = match &config.action {
+                Some(how) => compile(how, false).map_err(|refusal| path(refusal.within("action")))?,
+                None => usual.clone(),
+            };
+            all.push(Compiled { name: (*config.name).into(), action, normal: Normal::Exact, on: true });
+        }
 
         let mut by_anchor: [Vec<usize>; anchors::COUNT] = Default::default();
         let mut wanted = 0;
@@ -139,7 +155,7 @@ impl Rules {
             }
         }
         let names = Names::new(config.fields.usual, &config.fields.names, &config.fields.except);
-        let rules = Self { all, by_anchor, wanted, names };
+        let rules = Self { all, by_anchor, wanted, names, own };
         rules.refuse_what_is_found_again()?;
         Ok(rules)
     }
@@ -253,8 +269,57 @@ impl Rules {
         }
     }
 
-    /// The next value whose anchor is before the limit.
+    /// The next value that begins, or whose anchor is, before the limit.
     fn next(&self, state: &mut State, text: &[u8], limit: usize) -> Option<(usize, Found)> {
+        if self.own.is_empty() {
+            return self.detect(state, text, limit);
+        }
+        loop {
+            // Rules of one's own first: what they find begins where it is found.
+            let start = state.from;
+            state.own.resize(self.own.len(), 0);
+            for (own, next) in self.own.iter().zip(&mut state.own) {
+                if *next < start {
+                    *next = own.next(text, start, limit);
+                }
+            }
+            let first = state.own.iter().copied().min().unwrap_or(limit);
+            let upto = first.saturating_add(1).min(limit);
+            let view = View::new(&state.before, text, first);
+            let mut best: Option<(usize, Found)> = None;
+            for (rule, (own, _)) in self.own.iter().zip(&state.own).enumerate().filter(|(_, (_, next))| **next == first)
+            {
+                if first < limit
+                    && let Some(found) = own.find(&view)
+                    && best.is_none_or(|(_, best)| found.before(&best))
+                {
+                    best = Some((FIELD.saturating_add(1).saturating_add(rule), found));
+                }
+            }
+            let best = best.map(|own| self.with_address(&view, own));
+            // What has its anchor before, or at the same place.
+            match (self.detect(state, text, upto), best) {
+                (Some(other), Some(own)) => return Some(if own.1.before(&other.1) { own } else { other }),
+                (Some(other), None) => return Some(other),
+                (None, Some(own)) => return Some(own),
+                (None, None) if upto >= limit => return None,
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The address that a value is a part of, else the value. Only an address begins before an anchor that may be a
+    /// part of it.
+    fn with_address(&self, view: &View<'_>, value: (usize, Found)) -> (usize, Found) {
+        let Some(rule) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
+        match detectors::email_covering(view, value.1.start) {
+            Some(address) if address.before(&value.1) => (*rule, address),
+            _ => value,
+        }
+    }
+
+    /// The next value of a detector, whose anchor is before the limit.
+    fn detect(&self, state: &mut State, text: &[u8], limit: usize) -> Option<(usize, Found)> {
         loop {
             let (mut wanted, mut until) = (self.wanted, limit);
             if state.skip_all > state.from {
@@ -302,16 +367,8 @@ impl Rules {
                     (best, found) => found.or(best),
                 };
             }
-            let Some((rule, found)) = best else { continue };
-            // Only an address begins before an anchor that may be a part of it.
-            if self.wanted & anchors::AT != 0
-                && let Some(address) = detectors::email_covering(&view, found.start)
-                && address.before(&found)
-                && let Some(rule) = self.by_anchor.get(1).and_then(|list| list.first())
-            {
-                return Some((*rule, address));
-            }
-            return Some((rule, found));
+            let Some(best) = best else { continue };
+            return Some(self.with_address(&view, best));
         }
     }
 
@@ -347,6 +404,8 @@ struct State {
     skip: [usize; anchors::COUNT],
     /// The furthest of these.
     skip_all: usize,
+    /// By rule of one's own: where it may match next; it does not match before.
+    own: Vec<usize>,
     inside: Option<Inside>,
 }
 
@@ -382,13 +441,21 @@ impl Inside {
 
 impl State {
     fn new(name: &str) -> Self {
-        Self { before: Before::new(name.as_bytes()), from: 0, skip: [0; anchors::COUNT], skip_all: 0, inside: None }
+        Self {
+            before: Before::new(name.as_bytes()),
+            from: 0,
+            skip: [0; anchors::COUNT],
+            skip_all: 0,
+            own: Vec::new(),
+            inside: None,
+        }
     }
 
     /// So much text more is settled.
     fn moved(&mut self, by: usize) {
         self.from = self.from.saturating_sub(by);
         self.skip_all = self.skip_all.saturating_sub(by);
+        self.own.iter_mut().for_each(|next| *next = next.saturating_sub(by));
         self.skip.iter_mut().for_each(|skip| *skip = skip.saturating_sub(by));
     }
 }

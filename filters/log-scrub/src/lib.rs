@@ -16,6 +16,8 @@ mod detectors;
 mod digits;
 mod engine;
 mod fields;
+mod own;
+mod pattern;
 #[cfg(test)]
 mod testing;
 mod view;
