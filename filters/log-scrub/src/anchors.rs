@@ -2,12 +2,12 @@
 //!
 //! An anchor is three bytes in a row, each of a set. A byte is looked up by its two halves: a table for the low one and
 //! one for the high one give the anchors, one bit each, whose set it may be in. So sixteen positions take six table
-//! look-ups with `simd128`, for all anchors together. A set is then the product of low and high halves: what this lets
-//! through in excess, the detectors turn away.
+//! look-ups with `simd128`, for all anchors together. A set is then the product of low and high halves: where one of the
+//! sixteen may be an anchor, they are looked up one by one in whole tables.
 
 /// Three digits.
 pub(crate) const DIGITS: u8 = 1;
-/// `@`.
+/// `@` before a letter or digit.
 pub(crate) const AT: u8 = 1 << 1;
 /// A colon or dot between hex digits or colons.
 pub(crate) const ADDRESS: u8 = 1 << 2;
@@ -24,10 +24,12 @@ pub(crate) const SCHEME: u8 = 1 << 7;
 /// How many anchors there are.
 pub(crate) const COUNT: usize = 8;
 
+const LETTERS_AND_DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
 /// In the order of the bits; an empty set is any byte.
 const SETS: [[&[u8]; 3]; COUNT] = [
     [b"0123456789", b"0123456789", b"0123456789"],
-    [b"@", b"", b""],
+    [b"@", LETTERS_AND_DIGITS, b""],
     [b"0123456789abcdefABCDEF:", b":.", b"0123456789abcdefABCDEF:"],
     [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"],
     [b"eAB", b"yKSBC3IE", b"JICTzG"],
@@ -36,14 +38,17 @@ const SETS: [[&[u8]; 3]; COUNT] = [
     [b"bB", b"eEaA", b"aAsS"],
 ];
 
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
 /// By place in the anchor: anchors by low half, and by high half.
 type Halves = [([u8; 16], [u8; 16]); 3];
 
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
 const HALVES: Halves = halves();
 const WHOLE: [[u8; 256]; 3] = whole();
 
 // The compiler runs these two: what could panic in them would not build.
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
 const fn halves() -> Halves {
     let mut halves = [([0; 16], [0; 16]); 3];
     let mut place = 0;
@@ -73,14 +78,24 @@ const fn halves() -> Halves {
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 const fn whole() -> [[u8; 256]; 3] {
     let mut whole = [[0; 256]; 3];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut place = 0;
-        while place < 3 {
-            whole[place][byte] = HALVES[place].0[byte & 15] & HALVES[place].1[byte >> 4];
-            place += 1;
+    let mut place = 0;
+    while place < 3 {
+        let mut anchor = 0;
+        while anchor < COUNT {
+            let set = SETS[anchor][place];
+            let mut index = 0;
+            while index < set.len() {
+                whole[place][set[index] as usize] |= 1 << anchor;
+                index += 1;
+            }
+            index = 0;
+            while set.is_empty() && index < 256 {
+                whole[place][index] |= 1 << anchor;
+                index += 1;
+            }
+            anchor += 1;
         }
-        byte += 1;
+        place += 1;
     }
     whole
 }
@@ -102,25 +117,30 @@ fn at(three: [u8; 3]) -> u8 {
 pub(crate) fn next(text: &[u8], from: usize, limit: usize, wanted: u8) -> Option<(usize, u8)> {
     let limit = limit.min(text.len());
     let mut position = from;
-    if let Some(rest) = text.get(from..) {
-        position = position.saturating_add(quick(rest, limit.saturating_sub(from), wanted));
-    }
     while position < limit {
-        let byte = |ahead: usize| text.get(position.saturating_add(ahead)).copied().unwrap_or(0);
-        let found = at([byte(0), byte(1), byte(2)]) & wanted;
-        if found != 0 {
-            return Some((position, found));
+        let sure = quick(text.get(position..).unwrap_or(&[]), limit.saturating_sub(position), wanted);
+        position = position.saturating_add(sure);
+        for _ in 0..STEP {
+            if position >= limit {
+                break;
+            }
+            let byte = |ahead: usize| text.get(position.saturating_add(ahead)).copied().unwrap_or(0);
+            let found = at([byte(0), byte(1), byte(2)]) & wanted;
+            if found != 0 {
+                return Some((position, found));
+            }
+            position = position.saturating_add(1);
         }
-        position = position.saturating_add(1);
     }
     None
 }
 
+/// How many positions are looked at together.
+const STEP: usize = if cfg!(all(target_arch = "wasm32", target_feature = "simd128")) { 16 } else { 8 };
+
 /// How many positions, of `most`, surely have no anchor.
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
-    /// At once, so that the processor need not wait for one before the next.
-    const STEP: usize = 8;
     let mut done = 0_usize;
     let mut rest = text;
     while let Some((block, _)) = rest.split_first_chunk::<{ STEP.saturating_add(2) }>() {
@@ -167,7 +187,7 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
     let (h0, h1, h2) = (load(h0), load(h1), load(h2));
     let mut done = 0_usize;
     let mut rest = text;
-    while let Some((block, _)) = rest.split_first_chunk::<18>() {
+    while let Some((block, _)) = rest.split_first_chunk::<{ STEP.saturating_add(2) }>() {
         if done >= most {
             break;
         }
@@ -177,8 +197,8 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
             done = done.saturating_add(usize::try_from(hits.trailing_zeros()).unwrap_or(0));
             break;
         }
-        done = done.saturating_add(16);
-        rest = rest.get(16..).unwrap_or(&[]);
+        done = done.saturating_add(STEP);
+        rest = rest.get(STEP..).unwrap_or(&[]);
     }
     done.min(most)
 }
@@ -199,6 +219,10 @@ mod tests {
                 for b in or_any(second) {
                     for c in or_any(third) {
                         assert_ne!(at([*a, *b, *c]) & (1 << bit), 0);
+                        let half = |place: usize, byte: u8| {
+                            HALVES[place].0[usize::from(byte & 15)] & HALVES[place].1[usize::from(byte >> 4)]
+                        };
+                        assert_ne!(half(0, *a) & half(1, *b) & half(2, *c) & (1 << bit), 0);
                     }
                 }
             }

@@ -13,6 +13,9 @@ pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
 }
 
 fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
+    // Most letters begin no word.
+    let bit = |byte: u8| 1_u64 << (byte & 63);
+    let firsts = words.iter().fold(0, |bits, word| bits | word.first().map_or(0, |first| bit(*first)));
     let mut before = 0;
     window.iter().enumerate().any(|(at, byte)| {
         // A mask's name says nothing of what follows it. Words of other scripts have no spaces around.
@@ -25,7 +28,9 @@ fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
         };
         before = *byte;
         let first = byte.to_ascii_lowercase();
-        begins && words.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+        begins
+            && firsts & bit(first) != 0
+            && words.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
     })
 }
 

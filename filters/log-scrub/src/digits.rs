@@ -36,9 +36,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The groups around three digits at the anchor, from `tried` on.
-    fn read(view: &View<'_>, tried: usize) -> Self {
-        let mut start = view.skip_back(view.anchor(), |byte| byte.is_ascii_digit());
+    /// The groups around the one that begins here, from `tried` on.
+    fn read(view: &View<'_>, group: usize, tried: usize) -> Self {
+        let mut start = group;
         let earliest = view.first().max(start.saturating_sub(LONGEST / 2)).max(tried);
         while start > earliest {
             let end = start.saturating_sub(1);
@@ -74,16 +74,6 @@ impl Cluster {
         })
     }
 
-    /// Whether no value is in it nor a part of one: too few digits, or in the middle of a word.
-    fn is_idle(&self, view: &View<'_>) -> bool {
-        let (Some(first), Some(last)) = (self.groups().first(), self.groups().last()) else { return true };
-        let (before, after) = (view.before(first.start), view.at(last.end));
-        // Phone numbers have more signs.
-        let joined = |byte: u8| matches!(byte, b'+' | b'.' | b'(' | b')' | b'/' | b' ' | b'-');
-        let few = last.end.saturating_sub(first.start) < 7 && !joined(before) && !joined(after);
-        few || (self.count == 1 && (is_word(before) || (is_word(after) && !matches!(after, b'x' | b'X'))))
-    }
-
     /// Where the next look is worth its time.
     fn until(&self) -> usize {
         let last = self.groups().last().copied().unwrap_or_default();
@@ -94,6 +84,20 @@ impl Cluster {
             last.end
         }
     }
+}
+
+/// Whether a row of digits is no value nor a part of one: in the middle of a word, or alone and too short.
+fn is_idle(view: &View<'_>, start: usize, end: usize) -> bool {
+    let (before, after) = (view.before(start), view.at(end));
+    let joined_before = is_separator(before) && view.before(start.saturating_sub(1)).is_ascii_digit();
+    let joined_after = is_separator(after) && view.at(end.saturating_add(1)).is_ascii_digit();
+    if joined_before || joined_after {
+        return false;
+    }
+    // Phone numbers have more signs.
+    let signs = matches!(before, b'+' | b'.' | b'(' | b')' | b'/') || matches!(after, b'.' | b'(' | b')' | b'/');
+    let short = end.saturating_sub(start) < 7 && !signs;
+    short || is_word(before) || (is_word(after) && !matches!(after, b'x' | b'X'))
 }
 
 fn is_separator(byte: u8) -> bool {
@@ -131,10 +135,12 @@ pub(crate) fn find<'d>(
     tried: usize,
     detectors: impl Iterator<Item = (usize, &'d Find)> + Clone,
 ) -> Result<(usize, Found), usize> {
-    let cluster = Cluster::read(view, tried);
-    if cluster.is_idle(view) {
-        return Err(cluster.until());
+    let start = view.skip_back(view.anchor(), |byte| byte.is_ascii_digit());
+    let end = view.skip(view.anchor(), |byte| byte.is_ascii_digit());
+    if is_idle(view, start, end) {
+        return Err(end);
     }
+    let cluster = Cluster::read(view, start, tried);
     for group in cluster.groups() {
         let mut best: Option<(usize, Found)> = None;
         for (rule, find) in detectors.clone() {

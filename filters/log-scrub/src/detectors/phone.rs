@@ -36,15 +36,13 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     {
         return read(view, cluster, plus, plus.saturating_add(1), 8, 15, true);
     }
-    if !context::has(view, from.start, &WORDS)
-        || context::labels_other(view, from.start)
-        || is_date(view, cluster, from)
-    {
+    if from.len() > 12 || view.word_before(from.start) || (from.len() == 4 && is_date(view, cluster, from)) {
         return None;
     }
     let bracket = view.before(from.start) == b'(' && from.start > view.first();
     let start = if bracket { from.start.saturating_sub(1) } else { from.start };
-    read(view, cluster, start, start, 7, 12, false)
+    let found = read(view, cluster, start, start, 7, 12, false)?;
+    (context::has(view, from.start, &WORDS) && !context::labels_other(view, from.start)).then_some(found)
 }
 
 /// The longest number that begins here.
