@@ -5,6 +5,7 @@ use super::{Found, card};
 use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
+use core::ops::RangeInclusive;
 
 const WORDS: [&[u8]; 16] = [
     b"phone",
@@ -28,50 +29,59 @@ const WORDS: [&[u8]; 16] = [
 /// How far before three digits a number may begin: `+1 (`, `0049 (0) 6 `.
 const LEAD: usize = 12;
 
+/// With a country's code.
+const WORLD: RangeInclusive<usize> = 8..=15;
+
+/// Without.
+const NATION: RangeInclusive<usize> = 7..=12;
+
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
-    let lead = view.skip_back(from.start, is_in_number).max(from.start.saturating_sub(LEAD));
+    let earliest = view.first().max(from.start.saturating_sub(LEAD));
+    let signs = (earliest..from.start).rev().take_while(|position| is_in_number(view.at(*position))).count();
+    let lead = from.start.saturating_sub(signs);
     let plus = lead.checked_sub(1).filter(|plus| view.at(*plus) == b'+' && *plus >= view.first());
     if let Some(plus) = plus
         && !view.word_before(plus)
     {
-        return read(view, cluster, plus, plus.saturating_add(1), 8, 15, true);
+        return is_assigned(view, lead)
+            .then(|| read(view, lead, &WORLD, Some(cluster)))
+            .flatten()
+            .and_then(|end| found(view, plus, end));
     }
     if from.len() > 12 || view.word_before(from.start) || (from.len() == 4 && is_date(view, cluster, from)) {
         return None;
     }
+    // What costs more is asked for later.
+    read(view, from.start, &NATION, None)?;
+    if !context::has(view, from.start, &WORDS) || context::labels_other(view, from.start) {
+        return None;
+    }
     let bracket = view.before(from.start) == b'(' && from.start > view.first();
     let start = if bracket { from.start.saturating_sub(1) } else { from.start };
-    let found = read(view, cluster, start, start, 7, 12, false)?;
-    (context::has(view, from.start, &WORDS) && !context::labels_other(view, from.start)).then_some(found)
+    found(view, start, read(view, from.start, &NATION, Some(cluster))?)
 }
 
-/// The longest number that begins here.
-fn read(
-    view: &View<'_>,
-    cluster: &Cluster,
-    start: usize,
-    digits: usize,
-    least: usize,
-    most: usize,
-    code: bool,
-) -> Option<Found> {
-    let (mut at, mut count, mut end, mut signs) = (digits, 0_usize, None, 0_u8);
-    let mut first = [0_u8; 3];
+fn found(view: &View<'_>, start: usize, end: usize) -> Option<Found> {
+    stands_alone(view, start, end).then(|| Found::new(start, end))
+}
+
+/// The end of the longest number of so many digits that begins here, and that has no card of the cluster in it.
+fn read(view: &View<'_>, start: usize, digits: &RangeInclusive<usize>, cards: Option<&Cluster>) -> Option<usize> {
+    let (mut at, mut count, mut end, mut signs) = (start, 0_usize, None, 0_u8);
     loop {
         let byte = view.at(at);
         if byte.is_ascii_digit() {
-            // A card that follows is a card.
-            let begins = !view.before(at).is_ascii_digit() && count >= least;
-            let group = cluster.groups().iter().find(|group| begins && group.start == at);
-            if count >= most || group.is_some_and(|group| card::find(view, cluster, *group).is_some()) {
+            let begins = !view.before(at).is_ascii_digit();
+            let group = cards
+                .filter(|_| begins && count > 0)
+                .and_then(|cluster| cluster.groups().iter().find(|group| group.start == at));
+            let card = group.zip(cards).is_some_and(|(group, cluster)| card::find(view, cluster, *group).is_some());
+            if count >= *digits.end() || card {
                 break;
-            }
-            if let Some(place) = first.get_mut(count) {
-                *place = byte.wrapping_sub(b'0');
             }
             count = count.saturating_add(1);
             signs = 0;
-            if count >= least && !view.at(at.saturating_add(1)).is_ascii_digit() {
+            if digits.contains(&count) && !view.at(at.saturating_add(1)).is_ascii_digit() {
                 end = Some(at.saturating_add(1));
             }
         } else if is_in_number(byte) && signs < 2 {
@@ -81,8 +91,7 @@ fn read(
         }
         at = at.saturating_add(1);
     }
-    let end = end?;
-    ((!code || is_assigned(first)) && stands_alone(view, start, end)).then(|| Found::new(start, end))
+    end
 }
 
 fn is_in_number(byte: u8) -> bool {
@@ -95,8 +104,12 @@ fn is_date(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
     (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
 }
 
-/// Whether a country or a service has this code.
-fn is_assigned([a, b, c]: [u8; 3]) -> bool {
+/// Whether a country or a service has the code that these digits begin with.
+fn is_assigned(view: &View<'_>, start: usize) -> bool {
+    let digits =
+        view.slice(start, start.saturating_add(2 * LEAD).min(view.end())).iter().filter(|byte| byte.is_ascii_digit());
+    let mut digits = digits.map(|digit| digit.wrapping_sub(b'0'));
+    let (Some(a), Some(b), Some(c)) = (digits.next(), digits.next(), digits.next()) else { return false };
     match (a, b) {
         (1 | 7, _) => true,
         (2, 0 | 7) | (3, 0..=4 | 6 | 9) | (4, 0 | 1 | 3..=9) | (5, 1..=8) | (6, 0..=6) => true,
