@@ -12,6 +12,13 @@ pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
     has_word(view.last(position, &mut copy), words)
 }
 
+/// Whether there is no word at all before a position: quickly said, and most often so where there are many numbers.
+pub(crate) fn is_bare(view: &View<'_>, position: usize) -> bool {
+    let mut copy = [0_u8; WINDOW];
+    // All of them, so that the processor takes many at once.
+    !view.last(position, &mut copy).iter().fold(false, |word, byte| word | (*byte >= b'A'))
+}
+
 fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
     // Most letters begin no word.
     let bit = |byte: u8| 1_u64 << (byte & 63);

@@ -27,6 +27,9 @@ const WORDS: [&[u8]; 14] = [
 ];
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
+    if from.len() < 4 || matches!(view.at(from.start), b'0' | b'1' | b'7') {
+        return None;
+    }
     let mut digits = [0_u8; 19];
     let (mut count, mut groups, mut best) = (0_usize, 0_usize, None);
     for group in cluster.joined(view, from) {

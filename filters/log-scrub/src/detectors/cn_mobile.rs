@@ -7,6 +7,9 @@ use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
+    if !matches!((from.len(), view.at(from.start)), (3 | 11, b'1') | (2 | 13, b'8') | (4 | 15, b'0')) {
+        return None;
+    }
     let mut digits = [0_u8; 15];
     let mut lengths = [0_usize; 4];
     let (mut count, mut last) = (0_usize, from);

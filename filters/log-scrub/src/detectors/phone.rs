@@ -52,6 +52,9 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         return None;
     }
     // What costs more is asked for later.
+    if context::is_bare(view, from.start) {
+        return None;
+    }
     read(view, from.start, &NATION, None)?;
     if !context::has(view, from.start, &WORDS) || context::labels_other(view, from.start) {
         return None;

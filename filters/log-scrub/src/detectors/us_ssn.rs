@@ -18,6 +18,9 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
             && context::has(view, from.start, &WORDS);
         return found.then(|| Found::new(from.start, from.end));
     }
+    if from.len() != 3 {
+        return None;
+    }
     let mut groups = cluster.joined(view, from);
     let (area, group, serial) = (groups.next()?, groups.next()?, groups.next()?);
     let text = |group: Group| view.slice(group.start, group.end);
