@@ -549,3 +549,25 @@ fn what_may_be_kept() {
     assert_eq!(kept("ann@example.com"), "************com");
     assert_eq!(kept("a@b.co"), "******");
 }
+
+/// What lies where a part is cut: each value at each place around the end of what is settled of a first part.
+#[test]
+fn borders_at_every_place() {
+    let rules = all(Kind::Mask);
+    let local = "a.b".repeat(20);
+    for value in [
+        format!("{local}@example.com"),
+        "phone number of somebody: 030 1234567".into(),
+        "4111 1111 1111 1111".into(),
+        "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----".into(),
+        "(2001:db8:1:2:3:4:5:6)".into(),
+    ] {
+        for before in 6900..7300 {
+            let filler = &"a, ".repeat(5000);
+            let text = format!("{} {value} {filler}", &filler[..before]);
+            let whole = scrub(&rules, text.as_bytes());
+            assert_eq!(whole.1.len(), 1, "{value}");
+            assert_eq!(in_parts(&rules, text.as_bytes(), &[8192]), whole, "{value} at {before}");
+        }
+    }
+}
