@@ -558,6 +558,8 @@ fn borders_at_every_place() {
     for value in [
         format!("{local}@example.com"),
         "phone number of somebody: 030 1234567".into(),
+        // The word as far before the number, and the number as far before its anchor, as may be.
+        format!("phone{}1 2 3 4 5 6 7 8 9 012", ": ".repeat(21)),
         "4111 1111 1111 1111".into(),
         "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----".into(),
         "(2001:db8:1:2:3:4:5:6)".into(),

@@ -5,7 +5,7 @@ use super::{Found, Look};
 use crate::view::{View, is_word};
 
 /// Countries by the length of their numbers.
-const LENGTHS: [(usize, &[u8]); 19] = [
+const LENGTHS: [(usize, &[u8]); 18] = [
     (15, b"NO"),
     (16, b"BE"),
     (18, b"DKFIFKFONLSDGL"),
@@ -24,7 +24,6 @@ const LENGTHS: [(usize, &[u8]); 19] = [
     (31, b"MTSC"),
     (32, b"LC"),
     (33, b"RU"),
-    (29, b"EG"),
 ];
 
 pub(super) fn find(view: &View<'_>) -> Look {
