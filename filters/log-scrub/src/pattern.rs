@@ -5,7 +5,7 @@
 //! [`MOST`] bytes: what a stream can hold back.
 //!
 //! Why none of the crates: in a module for wasm32-wasip1, `regex-lite` adds 76 KB and takes text in UTF-8 only,
-//! `regex-automata` with its PikeVM 264 KB, which is more than a whole module may weigh.
+//! `regex-automata` with its PikeVM 264 KB, which is more than a whole module may weigh. This one adds 15 KB.
 
 use crate::view::{View, is_word};
 use kit::Refusal;
