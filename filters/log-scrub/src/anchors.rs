@@ -1,0 +1,257 @@
+//! The one pass over all bytes: finds where a detector is worth its time.
+//!
+//! An anchor is three bytes in a row, each of a set. A byte is looked up by its two halves: a table for the low one and
+//! one for the high one give the anchors, one bit each, whose set it may be in. So sixteen positions take six table
+//! look-ups with `simd128`, for all anchors together. A set is then the product of low and high halves: where one of the
+//! sixteen may be an anchor, they are looked up one by one in whole tables.
+
+/// Three digits.
+pub(crate) const DIGITS: u8 = 1;
+/// `@` before a letter or digit.
+pub(crate) const AT: u8 = 1 << 1;
+/// A colon or dot between hex digits or colons.
+pub(crate) const ADDRESS: u8 = 1 << 2;
+/// Two capital letters and a digit.
+pub(crate) const COUNTRY: u8 = 1 << 3;
+/// The beginnings of JWTs, AWS's and Google's keys, and of `BEGIN`.
+pub(crate) const UPPER: u8 = 1 << 4;
+/// The ends of prefixes such as `ghp_`.
+pub(crate) const UNDERSCORE: u8 = 1 << 5;
+/// The ends of prefixes such as `glpat-`.
+pub(crate) const DASH: u8 = 1 << 6;
+/// The beginnings of `Bearer` and `Basic`.
+pub(crate) const SCHEME: u8 = 1 << 7;
+/// How many anchors there are.
+pub(crate) const COUNT: usize = 8;
+
+const LETTERS_AND_DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// In the order of the bits; an empty set is any byte.
+const SETS: [[&[u8]; 3]; COUNT] = [
+    [b"0123456789", b"0123456789", b"0123456789"],
+    [b"@", LETTERS_AND_DIGITS, b""],
+    [b"0123456789abcdefABCDEF:", b":.", b"0123456789abcdefABCDEF:"],
+    [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"],
+    [b"eAB", b"yKSBC3IE", b"JICTzG"],
+    [b"hpsrat", b"pousrmkt", b"_"],
+    [b"xapdr", b"bpartsei", b"-"],
+    [b"bB", b"eEaA", b"aAsS"],
+];
+
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
+/// By place in the anchor: anchors by low half, and by high half.
+type Halves = [([u8; 16], [u8; 16]); 3];
+
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
+const HALVES: Halves = halves();
+const WHOLE: [[u8; 256]; 3] = whole();
+
+// The compiler runs these two: what could panic in them would not build.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
+const fn halves() -> Halves {
+    let mut halves = [([0; 16], [0; 16]); 3];
+    let mut place = 0;
+    while place < 3 {
+        let mut anchor = 0;
+        while anchor < COUNT {
+            let set = SETS[anchor][place];
+            let mut index = 0;
+            while index < set.len() {
+                halves[place].0[(set[index] & 15) as usize] |= 1 << anchor;
+                halves[place].1[(set[index] >> 4) as usize] |= 1 << anchor;
+                index += 1;
+            }
+            index = 0;
+            while set.is_empty() && index < 16 {
+                halves[place].0[index] |= 1 << anchor;
+                halves[place].1[index] |= 1 << anchor;
+                index += 1;
+            }
+            anchor += 1;
+        }
+        place += 1;
+    }
+    halves
+}
+
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+const fn whole() -> [[u8; 256]; 3] {
+    let mut whole = [[0; 256]; 3];
+    let mut place = 0;
+    while place < 3 {
+        let mut anchor = 0;
+        while anchor < COUNT {
+            let set = SETS[anchor][place];
+            let mut index = 0;
+            while index < set.len() {
+                whole[place][set[index] as usize] |= 1 << anchor;
+                index += 1;
+            }
+            index = 0;
+            while set.is_empty() && index < 256 {
+                whole[place][index] |= 1 << anchor;
+                index += 1;
+            }
+            anchor += 1;
+        }
+        place += 1;
+    }
+    whole
+}
+
+#[inline]
+fn anchors_of(place: &[u8; 256], byte: u8) -> u8 {
+    place.get(usize::from(byte)).copied().unwrap_or(0)
+}
+
+/// The anchors at three bytes in a row.
+#[inline]
+fn at(three: [u8; 3]) -> u8 {
+    let [first, second, third] = &WHOLE;
+    let [a, b, c] = three;
+    anchors_of(first, a) & anchors_of(second, b) & anchors_of(third, c)
+}
+
+/// The first position in `from..limit` with one of the `wanted` anchors, and which. Past its end a text is zeros.
+pub(crate) fn next(text: &[u8], from: usize, limit: usize, wanted: u8) -> Option<(usize, u8)> {
+    let limit = limit.min(text.len());
+    let mut position = from;
+    while position < limit {
+        let sure = quick(text.get(position..).unwrap_or(&[]), limit.saturating_sub(position), wanted);
+        position = position.saturating_add(sure);
+        for _ in 0..STEP {
+            if position >= limit {
+                break;
+            }
+            let byte = |ahead: usize| text.get(position.saturating_add(ahead)).copied().unwrap_or(0);
+            let found = at([byte(0), byte(1), byte(2)]) & wanted;
+            if found != 0 {
+                return Some((position, found));
+            }
+            position = position.saturating_add(1);
+        }
+    }
+    None
+}
+
+/// How many positions are looked at together.
+const STEP: usize = if cfg!(all(target_arch = "wasm32", target_feature = "simd128")) { 16 } else { 8 };
+
+/// How many positions, of `most`, surely have no anchor.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
+    let mut done = 0_usize;
+    let mut rest = text;
+    while let Some((block, _)) = rest.split_first_chunk::<{ STEP.saturating_add(2) }>() {
+        if done >= most {
+            break;
+        }
+        let mut found = 0;
+        for three in block.array_windows::<3>() {
+            found |= at(*three);
+        }
+        if found & wanted != 0 {
+            break;
+        }
+        done = done.saturating_add(STEP);
+        rest = rest.get(STEP..).unwrap_or(&[]);
+    }
+    done.min(most)
+}
+
+/// How many positions, of `most`, surely have no anchor.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
+    use core::arch::wasm32::{
+        u8x16_bitmask, u8x16_gt, u8x16_shr, u8x16_splat, u8x16_swizzle, v128, v128_and, v128_any_true,
+    };
+
+    fn load(bytes: &[u8; 16]) -> v128 {
+        // SAFETY: sixteen bytes are there, and a load need not be aligned.
+        #[allow(unsafe_code)]
+        unsafe {
+            core::arch::wasm32::v128_load(bytes.as_ptr().cast())
+        }
+    }
+    #[inline(always)]
+    fn anchors(block: &[u8; 18], place: usize, low: v128, high: v128) -> v128 {
+        let bytes = block.get(place..).and_then(|rest| rest.first_chunk()).map_or_else(|| u8x16_splat(0), load);
+        let halves = v128_and(bytes, u8x16_splat(15));
+        v128_and(u8x16_swizzle(low, halves), u8x16_swizzle(high, u8x16_shr(bytes, 4)))
+    }
+
+    let [(l0, h0), (l1, h1), (l2, h2)] = &HALVES;
+    let wanted = u8x16_splat(wanted);
+    let (l0, l1, l2) = (v128_and(load(l0), wanted), load(l1), load(l2));
+    let (h0, h1, h2) = (load(h0), load(h1), load(h2));
+    let mut done = 0_usize;
+    let mut rest = text;
+    while let Some((block, _)) = rest.split_first_chunk::<{ STEP.saturating_add(2) }>() {
+        if done >= most {
+            break;
+        }
+        let found = v128_and(v128_and(anchors(block, 0, l0, h0), anchors(block, 1, l1, h1)), anchors(block, 2, l2, h2));
+        if v128_any_true(found) {
+            let hits = u8x16_bitmask(u8x16_gt(found, u8x16_splat(0)));
+            done = done.saturating_add(usize::try_from(hits.trailing_zeros()).unwrap_or(0));
+            break;
+        }
+        done = done.saturating_add(STEP);
+        rest = rest.get(STEP..).unwrap_or(&[]);
+    }
+    done.min(most)
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use kit::prelude::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_set_is_let_through() {
+        for (bit, [first, second, third]) in SETS.iter().enumerate() {
+            let any: &[u8] = b"\0~\xff";
+            let or_any = |set: &'static [u8]| if set.is_empty() { any } else { set };
+            for a in or_any(first) {
+                for b in or_any(second) {
+                    for c in or_any(third) {
+                        assert_ne!(at([*a, *b, *c]) & (1 << bit), 0);
+                        let half = |place: usize, byte: u8| {
+                            HALVES[place].0[usize::from(byte & 15)] & HALVES[place].1[usize::from(byte >> 4)]
+                        };
+                        assert_ne!(half(0, *a) & half(1, *b) & half(2, *c) & (1 << bit), 0);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn plain_words_and_short_numbers_have_none() {
+        for text in ["{\"name\":\"Widget\",\"price\":12,\"inStock\":true}", "the quick fox jumps over 42 lazy dogs. ok"]
+        {
+            assert_eq!(next(text.as_bytes(), 0, text.len(), 0xff), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quick_is_as_one_by_one(text in proptest::collection::vec(prop_oneof![Just(b'1'), Just(b':'), any::<u8>()], 0..200), wanted: u8) {
+            let mut expected = Vec::new();
+            for position in 0..text.len() {
+                let byte = |ahead: usize| text.get(position + ahead).copied().unwrap_or(0);
+                let found = at([byte(0), byte(1), byte(2)]) & wanted;
+                if found != 0 { expected.push((position, found)); }
+            }
+            let (mut found, mut from) = (Vec::new(), 0);
+            while let Some(hit) = next(&text, from, text.len(), wanted) {
+                found.push(hit);
+                from = hit.0 + 1;
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What the operator says about what is found and what is done with it.
+
+use core::fmt;
+use kit::config::Bounded;
+use kit::prelude::*;
+use serde::Deserialize;
+
+/// What is found, and what is done with it. Every field may be left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Kinds of values to look for. Left out: secrets, and of the others those whose form proves them.
+    pub packs: Option<Vec<Pack>>,
+    /// What is done where nothing else is said.
+    pub action: How,
+    /// Detectors one by one: to turn on, to turn off, or with an action of their own.
+    pub detectors: Vec<Choice>,
+    /// Rules of one's own.
+    pub own: Vec<Own>,
+    /// Fields that are covered whatever their value is.
+    pub fields: Fields,
+    /// Key of the action `hmac`: 32 bytes at least.
+    pub hmac_key: Option<Secret>,
+}
+
+/// Kinds of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pack {
+    /// Tokens, keys and credentials.
+    Secrets,
+    /// Of persons anywhere.
+    Pii,
+    /// Of persons in China.
+    PiiCn,
+    /// Cards and accounts.
+    Financial,
+}
+
+/// One detector.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// Which, such as `card`.
+    pub name: String,
+    /// Whether it looks at all.
+    #[serde(default = "yes")]
+    pub on: bool,
+    /// What is done with what it finds.
+    pub action: Option<How>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A rule of one's own: a literal or a regular expression.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Own {
+    /// In metrics and masks: small letters, digits, `_` and `-`, beginning with a letter.
+    pub name: String,
+    /// A text, byte for byte.
+    pub literal: Option<String>,
+    /// A regular expression on bytes: `[a-z]`, `.`, `\d`, `\w`, `\s`, `(a|b)`, `?`, `*`, `+`, `{2,5}`, `(?i)` at the beginning, `\b` at
+    /// the ends. The longest match counts, of 256 bytes at most.
+    pub regex: Option<String>,
+    /// What is done with what it finds.
+    pub action: Option<How>,
+}
+
+/// Fields that are covered whatever their value is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fields {
+    /// Whether the usual names count, such as `password` and `authorization`.
+    pub usual: bool,
+    /// More names, in any case, `-` and `_` alike.
+    pub names: Vec<String>,
+    /// Usual names that do not count.
+    pub except: Vec<String>,
+    /// What is done with their values.
+    pub action: Option<How>,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self { usual: true, names: Vec::new(), except: Vec::new(), action: None }
+    }
+}
+
+/// What is done with a value.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct How {
+    /// Which way.
+    pub kind: Kind,
+    /// With `partial`: how many bytes stay at the beginning.
+    pub first: Bounded<0, 8>,
+    /// With `partial`: how many bytes stay at the end.
+    pub last: Bounded<0, 8>,
+    /// With `replace`: the text.
+    pub with: String,
+    /// With `hmac`: how many hex digits.
+    pub digits: Bounded<8, 64>,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Mask,
+            first: Bounded::LEAST,
+            last: Bounded::new(4).unwrap_or(Bounded::LEAST),
+            with: String::new(),
+            digits: Bounded::new(16).unwrap_or(Bounded::LEAST),
+        }
+    }
+}
+
+/// Ways to cover a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `[card]`.
+    Mask,
+    /// Stars, with a few bytes left at the ends, fewer than half.
+    Partial,
+    /// `[]`: not even what it was is left, and of a whole field nothing at all.
+    Drop,
+    /// A text of one's own. To be safe from being read together with what stands around, it is best in brackets.
+    Replace,
+    /// `[card_0123456789abcdef]`: the same for the same value under the same key.
+    Hmac,
+    /// Of an IP address its network: the last octet 0, or the first 64 bits.
+    Network,
+}
+
+/// A text that is never shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}

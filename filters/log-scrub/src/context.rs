@@ -1,0 +1,97 @@
+//! What stands before a value and says what it is.
+
+use crate::view::View;
+
+/// How far before a value a word may stand.
+const WINDOW: usize = 48;
+
+/// Whether one of the words stands before a position: in a name (`user_phone`, `userPhone`), or in a sentence. Words
+/// are lower case; the letters of one may be of either case in the text.
+pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
+    let mut copy = [0_u8; WINDOW];
+    has_word(view.last(position, &mut copy), words)
+}
+
+/// Whether there is no word at all before a position: quickly said, and most often so where there are many numbers.
+pub(crate) fn is_bare(view: &View<'_>, position: usize) -> bool {
+    let mut copy = [0_u8; WINDOW];
+    // All of them, so that the processor takes many at once.
+    !view.last(position, &mut copy).iter().fold(false, |word, byte| word | (*byte >= b'A'))
+}
+
+fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
+    // Most letters begin no word.
+    let bit = |byte: u8| 1_u64 << (byte & 63);
+    let firsts = words.iter().fold(0, |bits, word| bits | word.first().map_or(0, |first| bit(*first)));
+    let mut before = 0;
+    window.iter().enumerate().any(|(at, byte)| {
+        // A mask's name says nothing of what follows it. Words of other scripts have no spaces around.
+        let begins = if byte.is_ascii() {
+            byte.is_ascii_alphabetic()
+                && before != b'['
+                && (!before.is_ascii_alphabetic() || (before.is_ascii_lowercase() && byte.is_ascii_uppercase()))
+        } else {
+            true
+        };
+        before = *byte;
+        let first = byte.to_ascii_lowercase();
+        begins
+            && firsts & bit(first) != 0
+            && words.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+    })
+}
+
+/// Whether a word stands there and ends there.
+fn says(window: &[u8], at: usize, word: &[u8]) -> bool {
+    let Some(text) = window.get(at..at.saturating_add(word.len())) else { return false };
+    if !text.eq_ignore_ascii_case(word) {
+        return false;
+    }
+    let after = window.get(at.saturating_add(word.len())).copied().unwrap_or(0);
+    let last = text.last().copied().unwrap_or(0);
+    let ends = !after.is_ascii_alphabetic() || (last.is_ascii_lowercase() && after.is_ascii_uppercase());
+    !last.is_ascii() || ends || word.len() > 4
+}
+
+/// Names of what is a number and nobody's secret.
+const OTHERS: [&[u8]; 22] = [
+    b"order",
+    b"invoice",
+    b"trace",
+    b"span",
+    b"request",
+    b"req",
+    b"timestamp",
+    b"time",
+    b"ts",
+    b"transaction",
+    b"txn",
+    b"tracking",
+    b"sku",
+    b"product",
+    b"item",
+    b"session",
+    b"correlation",
+    b"event",
+    b"message",
+    b"version",
+    b"build",
+    b"seq",
+];
+
+/// Whether the name right before a value, as in `order_id=` or `"order": "`, says that it is something else.
+pub(crate) fn labels_other(view: &View<'_>, position: usize) -> bool {
+    let mut window = [0_u8; WINDOW];
+    let mut at = position;
+    let mut joints = 0_u8;
+    while joints < 6 && matches!(view.before(at), b' ' | b'"' | b'\'' | b':' | b'=' | b'#') {
+        at = at.saturating_sub(1);
+        joints = joints.saturating_add(1);
+    }
+    let end = at;
+    while at > end.saturating_sub(WINDOW) && (view.word_before(at) || matches!(view.before(at), b'-' | b'.')) {
+        at = at.saturating_sub(1);
+    }
+    window.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
+    has_word(&window, &OTHERS)
+}

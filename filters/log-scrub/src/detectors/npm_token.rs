@@ -1,0 +1,42 @@
+//! npm's access tokens: `npm_` and 36 letters and digits, as npm's announcement of the format has it.
+
+use super::Look;
+use super::vendors::{self, Form, Length};
+use crate::view::View;
+
+const FORMS: &[Form] =
+    &[Form { anchor: 1, prefix: b"npm_", such: vendors::is_alphanumeric, length: Length::Exactly(36) }];
+
+pub(super) fn find(view: &View<'_>) -> Look {
+    vendors::find(view, FORMS)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{found, untouched};
+    use kit::prelude::*;
+
+    #[test]
+    fn tokens() {
+        found(
+            "npm_token",
+            &[(
+                &format!("//registry.example/:_authToken=npm_{}", "a1B2".repeat(9)),
+                "//registry.example/:_authToken=[npm_token]",
+            )],
+        );
+    }
+
+    #[test]
+    fn no_tokens() {
+        untouched(
+            "npm_token",
+            &[
+                "npm_",
+                "npm_config_registry",
+                &format!("npm_{}", "a1B2".repeat(8)),
+                &format!("npm_{}", "a1B2".repeat(10)),
+            ],
+        );
+    }
+}

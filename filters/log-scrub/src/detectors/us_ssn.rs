@@ -1,0 +1,84 @@
+//! Social security numbers of the United States, by the Social Security Administration's rules: no area 000, 666 or 900
+//! to 999, no group 00, no serial 0000. Nine digits in a row only where a word says what they are.
+
+use super::Found;
+use crate::context;
+use crate::digits::{Cluster, Group, stands_alone};
+use crate::view::View;
+
+const WORDS: [&[u8]; 5] = [b"ssn", b"social security", b"social_security", b"socialsecurity", b"social-security"];
+
+pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
+    if from.len() == 9 {
+        let text = view.slice(from.start, from.end);
+        let (area, rest) = text.split_at_checked(3)?;
+        let (group, serial) = rest.split_at_checked(2)?;
+        let found = valid(area, group, serial)
+            && stands_alone(view, from.start, from.end)
+            && context::has(view, from.start, &WORDS);
+        return found.then(|| Found::new(from.start, from.end));
+    }
+    if from.len() != 3 {
+        return None;
+    }
+    let mut groups = cluster.joined(view, from);
+    let (area, group, serial) = (groups.next()?, groups.next()?, groups.next()?);
+    let text = |group: Group| view.slice(group.start, group.end);
+    let dashed = |before: u8, digit: u8| before == b'-' && digit.is_ascii_digit();
+    let found = (area.len(), group.len(), serial.len()) == (3, 2, 4)
+        && valid(text(area), text(group), text(serial))
+        && stands_alone(view, area.start, serial.end)
+        && !dashed(view.before(area.start), view.before(area.start.saturating_sub(1)))
+        && !dashed(view.at(serial.end), view.at(serial.end.saturating_add(1)));
+    found.then(|| Found::new(area.start, serial.end))
+}
+
+fn valid(area: &[u8], group: &[u8], serial: &[u8]) -> bool {
+    area != b"000" && area != b"666" && !area.starts_with(b"9") && group != b"00" && serial != b"0000"
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{found, untouched};
+
+    #[test]
+    fn numbers() {
+        found(
+            "us_ssn",
+            &[
+                // Vector's pattern misses such serials.
+                ("123-45-6709", "[us_ssn]"),
+                ("123-45-6789", "[us_ssn]"),
+                ("(123-45-6789)", "([us_ssn])"),
+                ("123 45 6789", "[us_ssn]"),
+                ("ssn=123456789&", "ssn=[us_ssn]&"),
+                ("\"userSsn\":\"123456789\"", "\"userSsn\":\"[us_ssn]\""),
+                ("Social Security number: 123456789", "Social Security number: [us_ssn]"),
+            ],
+        );
+    }
+
+    #[test]
+    fn no_numbers() {
+        untouched(
+            "us_ssn",
+            &[
+                "000-45-6789",
+                "666-45-6789",
+                "900-45-6789",
+                "123-00-6789",
+                "123-45-0000",
+                "123-45 6789",
+                "123456789",
+                "ssn=000456789",
+                "123-45-67890",
+                "0123-45-6789",
+                "1-123-45-6789",
+                "123-45-6789-1",
+                "x123-45-6789",
+                "ssnx=123456789",
+                "lessn=123456789",
+            ],
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! Tokens that begin with their issuer's mark.
+
+use super::{Found, Look, Tail};
+use crate::view::{View, is_word};
+
+/// One form of token.
+pub(super) struct Form {
+    /// How far after its beginning the anchor stands.
+    pub(super) anchor: usize,
+    pub(super) prefix: &'static [u8],
+    /// What follows the prefix.
+    pub(super) such: fn(u8) -> bool,
+    /// How many of those.
+    pub(super) length: Length,
+}
+
+/// How long a token is, without its prefix.
+pub(super) enum Length {
+    Exactly(usize),
+    AtLeast(usize),
+}
+
+pub(super) fn find(view: &View<'_>, forms: &[Form]) -> Look {
+    forms
+        .iter()
+        .find_map(|form| match token(view, form) {
+            Look::Nothing => None,
+            look => Some(look),
+        })
+        .unwrap_or(Look::Nothing)
+}
+
+fn token(view: &View<'_>, form: &Form) -> Look {
+    let Some(start) = view.anchor().checked_sub(form.anchor).filter(|start| *start >= view.first()) else {
+        return Look::Nothing;
+    };
+    if !view.starts(start, form.prefix) || view.word_before(start) {
+        return Look::Nothing;
+    }
+    let body = start.saturating_add(form.prefix.len());
+    match form.length {
+        Length::Exactly(length) => {
+            let end = body.saturating_add(length);
+            let whole = view.slice(body, end);
+            let found = whole.len() == length && whole.iter().all(|byte| (form.such)(*byte)) && !is_word(view.at(end));
+            found.then(|| Found::new(start, end)).into()
+        }
+        Length::AtLeast(least) => {
+            let run = view.skip(body, form.such);
+            // A private key may follow, and its dashes are none of a token's.
+            let dashes = view.slice(body, run).array_windows::<6>().position(|six| six == b"-----B");
+            let end = dashes.map_or(run, |dashes| body.saturating_add(dashes));
+            if end.saturating_sub(body) < least {
+                return Look::Until(end);
+            }
+            let tail = if end == view.end() && view.is_cut() { Tail::Token } else { Tail::None };
+            Look::Found(Found { start, end, tail })
+        }
+    }
+}
+
+pub(super) fn is_alphanumeric(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+}
+
+pub(super) fn is_alphanumeric_or_underscore(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+pub(super) fn is_alphanumeric_or_dash(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
+}

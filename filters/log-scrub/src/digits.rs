@@ -1,0 +1,159 @@
+//! Numbers as people write them: groups of digits with one space or dash between.
+
+use crate::detectors::{Find, Found};
+use crate::view::{View, is_word};
+
+/// Most groups that are looked at together; the longest value, an IBAN in print, has fewer.
+const GROUPS: usize = 16;
+
+/// A longer row of groups is taken in pieces, each with this much of the one before.
+const LONGEST: usize = 64;
+
+/// The longest hex group of an id, as in a `traceparent`.
+const HEX: usize = 32;
+
+/// Digits in a row: `start..end`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Group {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// Its place in the cluster.
+    place: usize,
+}
+
+impl Group {
+    pub(crate) fn len(self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+}
+
+/// Groups in a row.
+pub(crate) struct Cluster {
+    groups: [Group; GROUPS],
+    count: usize,
+    /// Whether more groups follow.
+    cut: bool,
+}
+
+impl Cluster {
+    /// The groups around the one that begins here, from `tried` on.
+    fn read(view: &View<'_>, group: usize, tried: usize) -> Self {
+        let mut start = group;
+        let earliest = view.first().max(start.saturating_sub(LONGEST / 2)).max(tried);
+        while start > earliest {
+            let end = start.saturating_sub(1);
+            if !is_separator(view.at(end)) || !view.before(end).is_ascii_digit() {
+                break;
+            }
+            start = view.skip_back(end, |byte| byte.is_ascii_digit());
+        }
+        let mut cluster = Self { groups: [Group::default(); GROUPS], count: 0, cut: true };
+        for (place, group) in cluster.groups.iter_mut().enumerate() {
+            let end = view.skip(start, |byte| byte.is_ascii_digit());
+            *group = Group { start, end, place };
+            cluster.count = cluster.count.saturating_add(1);
+            if !is_separator(view.at(end)) || !view.at(end.saturating_add(1)).is_ascii_digit() {
+                cluster.cut = false;
+                break;
+            }
+            start = end.saturating_add(1);
+        }
+        cluster
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        self.groups.get(..self.count).unwrap_or(&[])
+    }
+
+    /// The groups from one on, as far as the same separator joins them.
+    pub(crate) fn joined<'a>(&'a self, view: &'a View<'_>, from: Group) -> impl Iterator<Item = Group> + 'a {
+        let mut separator = None;
+        let groups = self.groups().get(from.place..).unwrap_or(&[]);
+        groups.iter().copied().take_while(move |group| {
+            group.place == from.place || *separator.get_or_insert(view.before(group.start)) == view.before(group.start)
+        })
+    }
+
+    /// Where the next look is worth its time.
+    fn until(&self) -> usize {
+        let last = self.groups().last().copied().unwrap_or_default();
+        if self.cut {
+            // What begins in the second half may end beyond.
+            self.groups.get(GROUPS / 2).map_or(last.end, |group| group.start)
+        } else {
+            last.end
+        }
+    }
+}
+
+/// Whether a row of digits is no value nor a part of one: in the middle of a word, or alone and too short.
+fn is_idle(view: &View<'_>, start: usize, end: usize) -> bool {
+    let (before, after) = (view.before(start), view.at(end));
+    let joined_before = is_separator(before) && view.before(start.saturating_sub(1)).is_ascii_digit();
+    let joined_after = is_separator(after) && view.at(end.saturating_add(1)).is_ascii_digit();
+    if joined_before || joined_after {
+        return false;
+    }
+    // Phone numbers have more signs.
+    let signs = matches!(before, b'+' | b'.' | b'(' | b')' | b'/') || matches!(after, b'.' | b'(' | b')' | b'/');
+    let short = end.saturating_sub(start) < 7 && !signs;
+    short || is_word(before) || (is_word(after) && !matches!(after, b'x' | b'X'))
+}
+
+fn is_separator(byte: u8) -> bool {
+    matches!(byte, b' ' | b'-')
+}
+
+/// Whether a value may stand at `start..end`: it is no part of a longer word, of a number with a fraction, of a version
+/// or of an id in hex groups, as UUIDs are.
+pub(crate) fn stands_alone(view: &View<'_>, start: usize, end: usize) -> bool {
+    let (before, after) = (view.before(start), view.at(end));
+    if is_word(before) || is_word(after) {
+        return false;
+    }
+    let dotted_before = before == b'.' && view.before(start.saturating_sub(1)).is_ascii_digit();
+    let dotted_after = after == b'.' && view.at(end.saturating_add(1)).is_ascii_digit();
+    let hex = |position: &usize| view.at(*position).is_ascii_hexdigit();
+    let hex_before = before == b'-' && {
+        let to = start.saturating_sub(1);
+        let token = (to.saturating_sub(HEX)..to).rev().take_while(hex).count();
+        token >= 4 && !view.word_before(to.saturating_sub(token))
+    };
+    let hex_after = after == b'-' && {
+        let from = end.saturating_add(1);
+        let token = (from..from.saturating_add(HEX)).take_while(hex).count();
+        let end = from.saturating_add(token);
+        // With a colon, it is an address.
+        token >= 4 && !view.word_at(end) && view.at(end) != b':'
+    };
+    !(dotted_before || dotted_after || hex_before || hex_after)
+}
+
+/// What the best of the detectors finds among the groups at an anchor, of which nothing begins before `tried`; else where the next look is worth its time.
+pub(crate) fn find<'d>(
+    view: &View<'_>,
+    tried: usize,
+    detectors: impl Iterator<Item = (usize, &'d Find)> + Clone,
+) -> Result<(usize, Found), usize> {
+    let start = view.skip_back(view.anchor(), |byte| byte.is_ascii_digit());
+    let end = view.skip(view.anchor(), |byte| byte.is_ascii_digit());
+    if is_idle(view, start, end) {
+        return Err(end);
+    }
+    let cluster = Cluster::read(view, start, tried);
+    for group in cluster.groups() {
+        let mut best: Option<(usize, Found)> = None;
+        for (rule, find) in detectors.clone() {
+            let Find::Digits(find) = find else { continue };
+            let Some(found) = find(view, &cluster, *group) else { continue };
+            let better = best.is_none_or(|(_, best)| (found.start, best.end) < (best.start, found.end));
+            if better {
+                best = Some((rule, found));
+            }
+        }
+        if let Some(best) = best {
+            return Ok(best);
+        }
+    }
+    Err(cluster.until())
+}

@@ -1,0 +1,84 @@
+//! Fields that are covered whatever their value is.
+
+use kit::prelude::*;
+
+/// Names whose values are secrets by what they are for. `authorization` keeps its scheme.
+const USUAL: [&str; 39] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth_token",
+    "authorization",
+    "aws_secret_access_key",
+    "client_secret",
+    "code_verifier",
+    "cookie",
+    "csrf_token",
+    "cvc",
+    "cvv",
+    "id_token",
+    "otp",
+    "passcode",
+    "passphrase",
+    "passwd",
+    "password",
+    "pin",
+    "private_key",
+    "proxy_authorization",
+    "pwd",
+    "refresh_token",
+    "secret",
+    "secret_key",
+    "security_code",
+    "session_id",
+    "session_token",
+    "sessionid",
+    "set_cookie",
+    "token",
+    "x_amz_security_token",
+    "x_api_key",
+    "x_auth_token",
+    "x_access_token",
+    "x_amz_signature",
+    "x_csrf_token",
+    "x_goog_signature",
+    "x_xsrf_token",
+];
+
+/// The names, as [`plain`] has them, in order.
+pub(crate) struct Names(Vec<Box<[u8]>>);
+
+impl Names {
+    pub(crate) fn new(usual: bool, more: &[String], except: &[String]) -> Self {
+        let usual = if usual { USUAL.as_slice() } else { &[] };
+        let mut names: Vec<_> = usual.iter().copied().chain(more.iter().map(String::as_str)).map(plain).collect();
+        let except: Vec<_> = except.iter().map(|name| plain(name)).collect();
+        names.retain(|name| !except.contains(name));
+        names.sort_unstable();
+        names.dedup();
+        Self(names)
+    }
+
+    /// In any case, `-` and `_` alike.
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
+        self.0.binary_search_by(|known| known.iter().copied().cmp(name.iter().filter_map(letter))).is_ok()
+    }
+}
+
+/// `userPassword`, `user-password` and `user_password` are one name.
+fn plain(name: &str) -> Box<[u8]> {
+    name.as_bytes().iter().filter_map(letter).collect()
+}
+
+fn letter(byte: &u8) -> Option<u8> {
+    (!matches!(byte, b'-' | b'_')).then(|| byte.to_ascii_lowercase())
+}
+
+/// How much of a field's value is its scheme, which stays: `Bearer `, `Basic `.
+pub(crate) fn scheme(value: &[u8]) -> usize {
+    const SCHEMES: [&[u8]; 9] =
+        [b"basic", b"bearer", b"digest", b"dpop", b"hoba", b"negotiate", b"aws4-hmac-sha256", b"token", b"apikey"];
+    let Some(space) = value.iter().position(|byte| *byte == b' ') else { return 0 };
+    let scheme = value.get(..space).unwrap_or(&[]);
+    if SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)) { space.saturating_add(1) } else { 0 }
+}
