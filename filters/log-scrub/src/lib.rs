@@ -16,6 +16,7 @@ mod detectors;
 mod digits;
 mod engine;
 mod fields;
+pub mod places;
 #[cfg(test)]
 mod testing;
 mod view;
