@@ -113,6 +113,8 @@ fn queries() {
         ("bob@example.com=1", "[email]=1"),
         ("&&=&a==&;", "&&=&a==&;"),
         ("next=https%3A%2F%2Fx.example%2F%3Ftoken%3Dabc", "next=https://x.example/%3Ftoken%3D[field]"),
+        ("next=/x?q=a%20b%26token=abc", "next=/x%3Fq%3Da%20b%26token%3D[field]"),
+        ("next=/x?d=%7B%7D%26token=abc", "next=/x%3Fd%3D%7B%7D%26token%3D[field]"),
         ("state=a%3D1%26token%3Dabc", "state=a%3D1%26token%3D[field]"),
         ("q=%7B%22password%22%3A%22x%22%7D", "q=%7B%22password%22:%22[field]%22%7D"),
         ("authorization=Bearer+abc", "authorization=Bearer+[field]"),

@@ -6,6 +6,8 @@
 use super::encoding::{goes_on_as_utf8, hex};
 use super::{LONG, Scan, UNSCANNED, Why, settle};
 use crate::{Findings, Rule, Rules, Stream};
+use alloc::borrow::Cow;
+use kit::alloc;
 use kit::prelude::*;
 
 /// How deep objects and arrays may nest.
@@ -39,7 +41,7 @@ struct Frame {
     /// The rule that covers all of it.
     covered: Option<Rule>,
     /// The name of the next value, and the rule that covers it.
-    name: Box<str>,
+    name: String,
     rule: Option<Rule>,
 }
 
@@ -226,7 +228,8 @@ impl Json {
         if let Some(frame) = self.frames.last_mut() {
             frame.rule = frame.covered.or(rule);
             let tail = name.get(name.len().saturating_sub(NAME)..).unwrap_or(name);
-            frame.name = String::from_utf8_lossy(tail).into();
+            frame.name.clear();
+            frame.name.push_str(&String::from_utf8_lossy(tail));
         }
     }
 
@@ -352,8 +355,12 @@ impl Json {
         findings: &mut Findings,
     ) -> Result<(), Why> {
         core::str::from_utf8(raw).map_err(|_| Why::Encoding)?;
-        let mut text = Vec::new();
-        unescape(raw, true, &mut text)?;
+        let mut text = Cow::Borrowed(raw);
+        if raw.iter().any(|byte| matches!(byte, b'\\' | 0..b' ')) {
+            let mut plain = Vec::new();
+            unescape(raw, true, &mut plain)?;
+            text = Cow::Owned(plain);
+        }
         let (mut rule, mut clean) = (None, None);
         if is_name {
             rule = scan.field(&text);

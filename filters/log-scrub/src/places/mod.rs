@@ -130,8 +130,11 @@ impl<'r> Scan<'r> {
     /// `user.password`.
     fn field(self, name: &[u8]) -> Option<Rule> {
         let name = String::from_utf8_lossy(name);
-        let parts = || name.rsplit(['.', '[', ']', ' ']).filter(|part| !part.is_empty());
-        self.rules.field(&name).or_else(|| self.rules.field(parts().next()?))
+        let is_joint = |byte: &u8| matches!(byte, b'.' | b'[' | b']' | b' ');
+        self.rules.field(&name).or_else(|| {
+            let mut parts = name.as_bytes().iter().any(is_joint).then(|| name.rsplit(['.', '[', ']', ' ']))?;
+            self.rules.field(parts.find(|part| !part.is_empty())?)
+        })
     }
 
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
@@ -149,18 +152,21 @@ impl<'r> Scan<'r> {
                 return (clean != text).then_some(clean);
             }
         }
-        let one_word =
-            !text.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'<' | b'{' | 0..32));
-        if one_word && url::looks_so(text) {
+        let is_word = || !text.iter().any(|byte| matches!(byte, 0..=b' ' | b'"' | b'<'));
+        if url::looks_so(text) && is_word() {
             return changed(inner.url(text, findings));
         }
-        // An address may have a `=` in it, so the whole first.
+        // What is to be found may go over the borders of what else it may be, so the whole first.
         let clean = changed(self.rules.scrub(name, text, findings));
         let rest = clean.as_deref().unwrap_or(text);
-        if one_word && rest.contains(&b'=') {
-            return changed(inner.query(rest, findings)).or(clean);
-        }
-        clean
+        let again = if url::looks_so(rest) {
+            changed(inner.url(rest, findings))
+        } else if memchr::memchr(b'=', rest).is_some() && is_word() {
+            changed(inner.query(rest, findings))
+        } else {
+            None
+        };
+        again.or(clean)
     }
 }
 
