@@ -194,6 +194,8 @@ fn json_values() {
         (r#"{"url":"https://x.example/?token=abc&a=1"}"#, r#"{"url":"https://x.example/?token=[field]&a=1"}"#),
         ("{\"a\":1}\n{\"password\":\"x\"}\n", "{\"a\":1}\n{\"password\":\"[field]\"}\n"),
         (r#"{"a":"[1] 4111 1111 1111 1111"}"#, r#"{"a":"[1] [card]"}"#),
+        (r#"["a\\","b\"",{"c\\":"\\\""}]"#, r#"["a\\","b\"",{"c\\":"\\\""}]"#),
+        (r#"["\\\"bob@example.com\\"]"#, r#"["\\\"[email]\\"]"#),
         ("-0.5E+7", "-0.5E+7"),
     ] {
         assert_eq!(json(text).as_deref(), Ok(expected), "{text}");
