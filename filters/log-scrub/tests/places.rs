@@ -466,6 +466,16 @@ fn a_second_time_changes_nothing() {
     });
 }
 
+/// With what was found dropped, what is left of a name may be a field's.
+#[test]
+fn names_that_become_fields() {
+    let rules = with(Kind::Drop, &[]);
+    let out = places::query(&rules, b"token[4111111111111111]=x&a=b", &mut Findings::default()).into_owned();
+    assert_eq!(String::from_utf8_lossy(&out), "token[[]]=&a=b");
+    let (_, out, _) = pass(&rules, Body::json(), br#"{"token[4111111111111111]":"x"}"#, &[usize::MAX]);
+    assert_eq!(String::from_utf8_lossy(&out), r#"{"token[[]]":""}"#);
+}
+
 #[test]
 fn borders_do_not_matter() {
     let rules = every_action();

@@ -366,6 +366,8 @@ impl Json {
             rule = scan.field(&text);
             if rule.is_none() {
                 clean = settle(&text, |text| super::changed(scan.rules.scrub("", text, findings)));
+                // What is left may be a field's name, and would be found to be when it is cleaned again.
+                rule = clean.as_deref().and_then(|clean| scan.field(clean));
             }
         } else {
             clean = self.clean(scan, &text, findings);

@@ -87,7 +87,14 @@ impl Scan<'_> {
                 continue;
             };
             let value_start = end.saturating_sub(value.len());
-            if let Some(rule) = code.find(name, |name| self.field(name)) {
+            let mut rule = code.find(name, |name| self.field(name));
+            let clean_name = if rule.is_none() { code.clean(self, "", name, findings) } else { None };
+            if let Some(name) = &clean_name {
+                edit.replace(start, start.saturating_add(name_end.unwrap_or(0)), name);
+                // What is left may be a field's name, and would be found to be when it is cleaned again.
+                rule = code.find(name, |name| self.field(name));
+            }
+            if let Some(rule) = rule {
                 let raw = text.get(value_start..).unwrap_or(value);
                 let value = code.decoded(raw);
                 let cover = self.rules.cover(rule, &value, findings);
@@ -95,10 +102,6 @@ impl Scan<'_> {
                     edit.replace(value_start, text.len(), &code.encoded(&cover));
                 }
                 break;
-            }
-            let clean_name = code.clean(self, "", name, findings);
-            if let Some(name) = &clean_name {
-                edit.replace(start, start.saturating_add(name_end.unwrap_or(0)), name);
             }
             let name = code.decoded(clean_name.as_deref().unwrap_or(name)).into_owned();
             if let Some(clean) = code.clean(self, &String::from_utf8_lossy(&name), value, findings) {
