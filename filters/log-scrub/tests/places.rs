@@ -455,7 +455,8 @@ fn a_second_time_changes_nothing() {
                 let twice = place(rules, &once, &mut Findings::default()).into_owned();
                 prop_assert!(once == twice, "{}: {:?}\nbecame {:?}\nthen   {:?}", name, String::from_utf8_lossy(&text), String::from_utf8_lossy(&once), String::from_utf8_lossy(&twice));
             }
-            for (name, body) in BODIES {
+            // Plain text is the engine's own matter.
+                for (name, body) in BODIES.into_iter().filter(|(name, _)| *name != "text") {
                 let (result, once, _) = pass(rules, body(rules), &text, &[usize::MAX]);
                 if result.is_ok() {
                     let (_, twice, _) = pass(rules, body(rules), &once, &[usize::MAX]);
