@@ -18,6 +18,7 @@ mod engine;
 mod fields;
 mod own;
 mod pattern;
+pub mod places;
 #[cfg(test)]
 mod testing;
 mod view;

@@ -1,0 +1,519 @@
+//! JSON, read as it passes.
+//!
+//! Only one name, string, number or word is held at a time, as it came, and written as it came unless it is changed.
+//! What contains it is a stack, not a recursion; only JSON in a string is read within, three times at most.
+
+use super::encoding::{goes_on_as_utf8, hex};
+use super::{LONG, Scan, UNSCANNED, Why, settle};
+use crate::{Findings, Rule, Rules, Stream};
+use alloc::borrow::Cow;
+use kit::alloc;
+use kit::prelude::*;
+
+/// How deep objects and arrays may nest.
+const DEEP: usize = 512;
+
+/// How much of a name is kept as context: no more is looked at.
+const NAME: usize = 64;
+
+/// Of a long string so much is decoded at a time.
+const PIECE: usize = 4096;
+
+/// JSON that comes in parts.
+pub(super) struct Json {
+    /// The name of the whole, as context.
+    name: Box<str>,
+    /// How deep JSON in strings is yet read.
+    depth: u8,
+    /// Whether objects and arrays may stand one after the other.
+    several: bool,
+    frames: Vec<Frame>,
+    expects: Expects,
+    token: Token,
+    /// The token as it came; of a long one what is not decoded.
+    held: Vec<u8>,
+    failed: Option<Why>,
+}
+
+/// An object or array that has not ended.
+struct Frame {
+    is_object: bool,
+    /// The rule that covers all of it.
+    covered: Option<Rule>,
+    /// The name of the next value, and the rule that covers it.
+    name: String,
+    rule: Option<Rule>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    /// A value, or nothing at all.
+    First,
+    Value,
+    ValueOrEnd,
+    Name,
+    NameOrEnd,
+    Colon,
+    CommaOrEnd,
+    /// The whole has ended. Whether another object or array may follow; a number after a number could be one to a
+    /// reader, and would not be looked at as one.
+    Nothing {
+        more: bool,
+    },
+}
+
+enum Token {
+    None,
+    /// A number, `true`, `false` or `null`.
+    Word,
+    /// Whether the next byte is escaped.
+    String {
+        escaped: bool,
+    },
+    /// A string too long to be held.
+    Long {
+        escaped: bool,
+        stream: Box<Stream>,
+        partial: Vec<u8>,
+    },
+    /// A string for which something else stands already.
+    Skipped {
+        escaped: bool,
+    },
+}
+
+impl core::fmt::Debug for Json {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Json").field("deep", &self.frames.len()).field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+/// Whether a text may be JSON in a string. Numbers need no second look.
+pub(super) fn looks_so(text: &[u8]) -> bool {
+    matches!(text.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'))
+}
+
+/// Cleans a text that is JSON; none if it is not.
+pub(super) fn whole(scan: Scan<'_>, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+    let mut json = Json::new(scan.depth, name, false);
+    let mut out = Vec::new();
+    json.push(scan.rules, text, &mut out, findings);
+    json.finish(scan.rules, &mut out, findings).ok()?;
+    Some(out)
+}
+
+impl Json {
+    pub(super) fn new(depth: u8, name: &str, several: bool) -> Self {
+        let expects = if several { Expects::First } else { Expects::Value };
+        Self {
+            name: name.into(),
+            depth,
+            several,
+            frames: Vec::new(),
+            expects,
+            token: Token::None,
+            held: Vec::new(),
+            failed: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
+        let scan = Scan { rules, depth: self.depth };
+        let mut rest = part;
+        while self.failed.is_none()
+            && let Some((byte, after)) = rest.split_first()
+        {
+            let step = match &mut self.token {
+                Token::None => self.structure(*byte, out).map(|taken| if taken { after } else { rest }),
+                Token::Word => self.word(scan, rest, out, findings),
+                Token::String { escaped } | Token::Long { escaped, .. } | Token::Skipped { escaped } => {
+                    // Up to the next byte that says something.
+                    let taken = if *escaped {
+                        1
+                    } else {
+                        memchr::memchr2(b'"', b'\\', rest).map_or(rest.len(), |at| at.saturating_add(1))
+                    };
+                    let taken = taken.min(LONG.saturating_add(1).saturating_sub(self.held.len()).max(1));
+                    let (piece, after) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
+                    let last = piece.last().copied().unwrap_or(0);
+                    let ends = !*escaped && last == b'"';
+                    *escaped = !*escaped && last == b'\\';
+                    let piece = if ends { piece.split_last().map_or(piece, |(_, piece)| piece) } else { piece };
+                    self.string(scan, piece, ends, out, findings).map(|()| after)
+                }
+            };
+            match step {
+                Ok(after) => rest = after,
+                Err(why) => self.failed = Some(why),
+            }
+        }
+    }
+
+    pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
+        if let (Token::Word, None) = (&self.token, self.failed) {
+            self.end_word(Scan { rules, depth: self.depth }, out, findings)?;
+        }
+        match (self.failed, self.token, self.expects) {
+            (Some(why), ..) => Err(why),
+            (None, Token::None, Expects::Nothing { .. } | Expects::First) => Ok(()),
+            _ => Err(Why::Broken),
+        }
+    }
+
+    /// Takes a byte that is not of a token, or sees that one begins with it.
+    fn structure(&mut self, byte: u8, out: &mut Vec<u8>) -> Result<bool, Why> {
+        let scalar = matches!(self.expects, Expects::First | Expects::Value | Expects::ValueOrEnd);
+        let value = scalar || self.expects == (Expects::Nothing { more: true });
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' => {}
+            b'{' | b'[' if value => {
+                if self.frames.len() >= DEEP {
+                    return Err(Why::Deep);
+                }
+                let (name, rule) = self.context();
+                let is_object = byte == b'{';
+                let frame = Frame { is_object, covered: rule, name: name.into(), rule };
+                self.frames.push(frame);
+                self.expects = if is_object { Expects::NameOrEnd } else { Expects::ValueOrEnd };
+            }
+            b'}' | b']' => {
+                let fits = match self.expects {
+                    Expects::CommaOrEnd => true,
+                    Expects::ValueOrEnd => byte == b']',
+                    Expects::NameOrEnd => byte == b'}',
+                    _ => false,
+                };
+                if !fits || self.frames.pop().is_none_or(|frame| frame.is_object != (byte == b'}')) {
+                    return Err(Why::Broken);
+                }
+                self.ended(true);
+            }
+            b',' if self.expects == Expects::CommaOrEnd => {
+                let is_object = self.frames.last().is_some_and(|frame| frame.is_object);
+                self.expects = if is_object { Expects::Name } else { Expects::Value };
+            }
+            b':' if self.expects == Expects::Colon => self.expects = Expects::Value,
+            b'"' if scalar || matches!(self.expects, Expects::Name | Expects::NameOrEnd) => {
+                self.token = Token::String { escaped: false };
+                return Ok(true);
+            }
+            b'-' | b'0'..=b'9' | b'a'..=b'z' if scalar => {
+                self.token = Token::Word;
+                return Ok(false);
+            }
+            _ => return Err(Why::Broken),
+        }
+        out.push(byte);
+        Ok(true)
+    }
+
+    /// The name of the value that comes, and the rule that covers it.
+    fn context(&self) -> (&str, Option<Rule>) {
+        self.frames.last().map_or((&self.name, None), |frame| (&frame.name, frame.rule))
+    }
+
+    /// A value has ended.
+    fn ended(&mut self, was_nest: bool) {
+        self.token = Token::None;
+        self.expects = match self.frames.last() {
+            Some(_) => Expects::CommaOrEnd,
+            None => Expects::Nothing { more: self.several && was_nest },
+        };
+    }
+
+    /// The name of a value has ended.
+    fn named(&mut self, name: &[u8], rule: Option<Rule>) {
+        self.token = Token::None;
+        self.expects = Expects::Colon;
+        if let Some(frame) = self.frames.last_mut() {
+            frame.rule = frame.covered.or(rule);
+            let tail = name.get(name.len().saturating_sub(NAME)..).unwrap_or(name);
+            frame.name.clear();
+            frame.name.push_str(&String::from_utf8_lossy(tail));
+        }
+    }
+
+    /// Takes what is of a number or a word.
+    fn word<'t>(
+        &mut self,
+        scan: Scan<'_>,
+        rest: &'t [u8],
+        out: &mut Vec<u8>,
+        findings: &mut Findings,
+    ) -> Result<&'t [u8], Why> {
+        let such = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+        let length = rest.iter().take_while(|byte| such(byte)).count();
+        let (piece, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        if self.held.len().saturating_add(piece.len()) > LONG {
+            return Err(Why::Long);
+        }
+        self.held.extend_from_slice(piece);
+        if !after.is_empty() {
+            self.end_word(scan, out, findings)?;
+        }
+        Ok(after)
+    }
+
+    fn end_word(&mut self, scan: Scan<'_>, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
+        let word = core::mem::take(&mut self.held);
+        self.write_word(scan, &word, out, findings)?;
+        self.held = word;
+        self.held.clear();
+        self.ended(false);
+        Ok(())
+    }
+
+    fn write_word(&self, scan: Scan<'_>, word: &[u8], out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
+        // They say nothing of anyone, and have no text to cover.
+        if matches!(word, b"true" | b"false" | b"null") {
+            out.extend_from_slice(word);
+            return Ok(());
+        }
+        if !is_number(word) {
+            return Err(Why::Broken);
+        }
+        match self.clean(scan, word, findings) {
+            None => out.extend_from_slice(word),
+            Some(clean) => write_string(&clean, out),
+        }
+        Ok(())
+    }
+
+    /// Covers or cleans a value; none if it stays.
+    fn clean(&self, scan: Scan<'_>, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        match self.context() {
+            (_, Some(rule)) => Some(scan.rules.cover(rule, text, findings)).filter(|cover| cover != text),
+            (name, None) => scan.value(name, text, findings),
+        }
+    }
+
+    /// Takes what is of a string, without the quote at its end.
+    fn string(
+        &mut self,
+        scan: Scan<'_>,
+        piece: &[u8],
+        ends: bool,
+        out: &mut Vec<u8>,
+        findings: &mut Findings,
+    ) -> Result<(), Why> {
+        let is_name = matches!(self.expects, Expects::Name | Expects::NameOrEnd);
+        match &mut self.token {
+            Token::None | Token::Word => {}
+            Token::Skipped { .. } if !ends => {}
+            Token::Skipped { .. } => {
+                if is_name {
+                    self.named(UNSCANNED, None);
+                } else {
+                    self.ended(false);
+                }
+            }
+            Token::String { escaped } => {
+                self.held.extend_from_slice(piece);
+                let escaped = *escaped;
+                if self.held.len() > LONG {
+                    self.begin_long(scan, is_name, escaped, out, findings)?;
+                } else if ends {
+                    let raw = core::mem::take(&mut self.held);
+                    self.end_string(scan, is_name, &raw, out, findings)?;
+                    self.held = raw;
+                    self.held.clear();
+                }
+            }
+            Token::Long { stream, partial, .. } => {
+                self.held.extend_from_slice(piece);
+                if !ends && self.held.len() < PIECE {
+                    return Ok(());
+                }
+                let mut text = Vec::new();
+                let taken = unescape(&self.held, ends, &mut text)?;
+                if !goes_on_as_utf8(partial, self.held.get(..taken).unwrap_or(&[])) || (ends && !partial.is_empty()) {
+                    return Err(Why::Encoding);
+                }
+                self.held.drain(..taken.min(self.held.len()));
+                let mut clean = Vec::new();
+                stream.push(scan.rules, &text, &mut clean, findings);
+                if ends && let Token::Long { stream, .. } = core::mem::replace(&mut self.token, Token::None) {
+                    stream.finish(scan.rules, &mut clean, findings);
+                    escape(&clean, out);
+                    out.push(b'"');
+                    self.ended(false);
+                } else {
+                    escape(&clean, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a name or a string.
+    fn end_string(
+        &mut self,
+        scan: Scan<'_>,
+        is_name: bool,
+        raw: &[u8],
+        out: &mut Vec<u8>,
+        findings: &mut Findings,
+    ) -> Result<(), Why> {
+        core::str::from_utf8(raw).map_err(|_| Why::Encoding)?;
+        let mut text = Cow::Borrowed(raw);
+        if raw.iter().any(|byte| matches!(byte, b'\\' | 0..b' ')) {
+            let mut plain = Vec::new();
+            unescape(raw, true, &mut plain)?;
+            text = Cow::Owned(plain);
+        }
+        let (mut rule, mut clean) = (None, None);
+        if is_name {
+            rule = scan.field(&text);
+            if rule.is_none() {
+                clean = settle(&text, |text| super::changed(scan.rules.scrub("", text, findings)));
+                // What is left may be a field's name, and would be found to be when it is cleaned again.
+                rule = clean.as_deref().and_then(|clean| scan.field(clean));
+            }
+        } else {
+            clean = self.clean(scan, &text, findings);
+        }
+        match &clean {
+            Some(clean) => write_string(clean, out),
+            None => {
+                out.push(b'"');
+                out.extend_from_slice(raw);
+                out.push(b'"');
+            }
+        }
+        if is_name {
+            self.named(clean.as_deref().unwrap_or(&text), rule);
+        } else {
+            self.ended(false);
+        }
+        Ok(())
+    }
+
+    /// Sees what becomes of a string that is too long to be held.
+    fn begin_long(
+        &mut self,
+        scan: Scan<'_>,
+        is_name: bool,
+        escaped: bool,
+        out: &mut Vec<u8>,
+        findings: &mut Findings,
+    ) -> Result<(), Why> {
+        let mut text = Vec::new();
+        unescape(&self.held, false, &mut text)?;
+        let (name, rule) = self.context();
+        let instead = match rule {
+            _ if is_name => Some(UNSCANNED.into()),
+            Some(rule) => Some(scan.rules.cover(rule, &text, findings)),
+            None if scan.depth > 0 && looks_so(&text) => Some(UNSCANNED.into()),
+            None => None,
+        };
+        if let Some(instead) = instead {
+            write_string(&instead, out);
+            self.held.clear();
+            self.token = Token::Skipped { escaped };
+        } else {
+            let stream = Box::new(scan.rules.stream(name));
+            out.push(b'"');
+            self.token = Token::Long { escaped, stream, partial: Vec::new() };
+        }
+        Ok(())
+    }
+}
+
+/// Whether a word is a number as JSON has it.
+fn is_number(word: &[u8]) -> bool {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let word = word.strip_prefix(b"-").unwrap_or(word);
+    let (whole, rest) = word.split_at_checked(digits(word)).unwrap_or((word, &[]));
+    if whole.is_empty() || (whole.len() > 1 && whole.starts_with(b"0")) {
+        return false;
+    }
+    let mut rest = rest;
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let length = digits(fraction);
+        if length == 0 {
+            return false;
+        }
+        rest = fraction.get(length..).unwrap_or(&[]);
+    }
+    match rest {
+        [] => true,
+        [b'e' | b'E', b'+' | b'-', power @ ..] | [b'e' | b'E', power @ ..] => {
+            !power.is_empty() && digits(power) == power.len()
+        }
+        _ => false,
+    }
+}
+
+/// Decodes a string, up to an escape that is not whole unless this is `all` of it, and says how much that was. Halves
+/// of pairs that stand alone become U+FFFD.
+fn unescape(raw: &[u8], all: bool, out: &mut Vec<u8>) -> Result<usize, Why> {
+    let mut rest = raw;
+    loop {
+        let plain = memchr::memchr(b'\\', rest).unwrap_or(rest.len());
+        let (plain, escape) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
+        if plain.iter().any(|byte| *byte < b' ') {
+            return Err(Why::Broken);
+        }
+        out.extend_from_slice(plain);
+        rest = escape;
+        let cut = if all { Err(Why::Broken) } else { Ok(raw.len().saturating_sub(rest.len())) };
+        let [_, kind, after @ ..] = rest else {
+            return if rest.is_empty() { Ok(raw.len()) } else { cut };
+        };
+        let byte = match kind {
+            b'"' | b'\\' | b'/' => *kind,
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                let Some((digits, mut after)) = after.split_first_chunk() else { return cut };
+                let mut code = four(digits)?;
+                if (0xD800..0xDC00).contains(&code) {
+                    if !all && after.len() < 6 {
+                        return cut;
+                    }
+                    if let Some(([b'\\', b'u', digits @ ..], behind)) = after.split_first_chunk::<6>()
+                        && let low @ 0xDC00..0xE000 = four(digits)?
+                    {
+                        code = (code & 0x3FF) << 10 | (low & 0x3FF);
+                        code = code.saturating_add(0x1_0000);
+                        after = behind;
+                    }
+                }
+                let letter = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+                out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = after;
+                continue;
+            }
+            _ => return Err(Why::Broken),
+        };
+        out.push(byte);
+        rest = after;
+    }
+}
+
+/// Four hex digits.
+fn four(digits: &[u8; 4]) -> Result<u32, Why> {
+    digits.iter().try_fold(0, |code, digit| Ok(code << 4 | u32::from(hex(*digit).ok_or(Why::Broken)?)))
+}
+
+fn write_string(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    escape(String::from_utf8_lossy(text).as_bytes(), out);
+    out.push(b'"');
+}
+
+fn escape(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..b' ' => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+            byte => out.push(*byte),
+        }
+    }
+}

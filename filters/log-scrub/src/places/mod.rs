@@ -1,0 +1,229 @@
+//! What the parts of a request look like: each is taken apart, its texts decoded, cleaned and encoded again.
+//!
+//! What has nothing to hide stays byte for byte as it came. A text that was changed is encoded again in the plainest
+//! way, with the brackets and stars of masks as they are.
+
+mod cookie;
+mod encoding;
+mod form;
+mod json;
+mod url;
+
+pub use cookie::{cookie, set_cookie};
+pub use url::{path, query, url};
+
+use crate::{Findings, Rule, Rules, Stream};
+use alloc::borrow::Cow;
+use form::Form;
+use json::Json;
+use kit::alloc;
+use kit::prelude::*;
+
+/// Stands for what could not be looked at.
+const UNSCANNED: &[u8] = b"[UNSCANNED]";
+
+/// How deep a value in a value is taken apart: JSON in a string, a URL in a query.
+const DEPTH: u8 = 3;
+
+/// The longest piece that is held to be decoded.
+const LONG: usize = 64 << 10;
+
+/// How often a text is cleaned until nothing is found. More than twice is for texts made to be so.
+const ROUNDS: usize = 8;
+
+/// Why a body could not be cleaned. What was written of it must not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is not what its kind says.
+    Broken,
+    /// It is not UTF-8.
+    Encoding,
+    /// It nests deeper than anyone needs.
+    Deep,
+    /// A number or a word in it is too long.
+    Long,
+}
+
+/// A body that passes in parts of any size; what comes out does not depend on their borders.
+#[derive(Debug)]
+pub struct Body(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Json(Box<Json>),
+    Form(Form),
+    Text { stream: Box<Stream>, partial: Vec<u8>, failed: Option<Why> },
+}
+
+impl Body {
+    /// JSON: one value, or objects and arrays one after the other.
+    ///
+    /// Strings of more than 64 KiB are cleaned as they pass and escaped anew; if they look like JSON themselves, or are
+    /// names, `[UNSCANNED]` stands for them.
+    pub fn json() -> Self {
+        Self(Inner::Json(Box::new(Json::new(DEPTH, "", true))))
+    }
+
+    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB stands `[UNSCANNED]`.
+    pub fn form() -> Self {
+        Self(Inner::Form(Form::default()))
+    }
+
+    /// Plain text in UTF-8.
+    pub fn text(rules: &Rules) -> Self {
+        Self(Inner::Text { stream: Box::new(rules.stream("")), partial: Vec::new(), failed: None })
+    }
+
+    /// Takes the next part, and writes what is clean of all so far.
+    pub fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
+        match &mut self.0 {
+            Inner::Json(json) => json.push(rules, part, out, findings),
+            Inner::Form(form) => form.push(rules, part, out, findings),
+            Inner::Text { stream, partial, failed } => {
+                if failed.is_none() && !encoding::goes_on_as_utf8(partial, part) {
+                    *failed = Some(Why::Encoding);
+                }
+                if failed.is_none() {
+                    stream.push(rules, part, out, findings);
+                }
+            }
+        }
+    }
+
+    /// Writes the rest: no more parts come.
+    ///
+    /// # Errors
+    /// Why nothing that was written may be used.
+    pub fn finish(self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
+        match self.0 {
+            Inner::Json(json) => json.finish(rules, out, findings),
+            Inner::Form(form) => {
+                form.finish(rules, out, findings);
+                Ok(())
+            }
+            Inner::Text { stream, partial, failed } => {
+                stream.finish(rules, out, findings);
+                match failed {
+                    Some(why) => Err(why),
+                    None if partial.is_empty() => Ok(()),
+                    None => Err(Why::Encoding),
+                }
+            }
+        }
+    }
+}
+
+/// How names in structured text are looked up, and their values cleaned.
+#[derive(Clone, Copy)]
+struct Scan<'r> {
+    rules: &'r Rules,
+    /// How deep values may yet be taken apart.
+    depth: u8,
+}
+
+impl<'r> Scan<'r> {
+    fn new(rules: &'r Rules) -> Self {
+        Self { rules, depth: DEPTH }
+    }
+
+    /// The rule for a field: by its name, or the last part of it as in `user[password]`, `password[]` and
+    /// `user.password`.
+    fn field(self, name: &[u8]) -> Option<Rule> {
+        let name = String::from_utf8_lossy(name);
+        let is_joint = |byte: &u8| matches!(byte, b'.' | b'[' | b']' | b' ');
+        self.rules.field(&name).or_else(|| {
+            let mut parts = name.as_bytes().iter().any(is_joint).then(|| name.rsplit(['.', '[', ']', ' ']))?;
+            self.rules.field(parts.find(|part| !part.is_empty())?)
+        })
+    }
+
+    /// Cleans a decoded value until there is nothing to find; none if there was nothing.
+    fn value(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        settle(text, |text| self.value_once(name, text, findings))
+    }
+
+    fn value_once(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        let Some(depth) = self.depth.checked_sub(1) else { return changed(self.rules.scrub(name, text, findings)) };
+        let inner = Self { depth, ..self };
+        if json::looks_so(text) {
+            let mut found = findings.clone();
+            if let Some(clean) = json::whole(inner, name, text, &mut found) {
+                *findings = found;
+                return (clean != text).then_some(clean);
+            }
+        }
+        let is_word = || !text.iter().any(|byte| matches!(byte, 0..=b' ' | b'"' | b'<'));
+        if url::looks_so(text) && is_word() {
+            return changed(inner.url(text, findings));
+        }
+        // What is to be found may go over the borders of what else it may be, so the whole first.
+        let clean = changed(self.rules.scrub(name, text, findings));
+        let rest = clean.as_deref().unwrap_or(text);
+        let again = if url::looks_so(rest) {
+            changed(inner.url(rest, findings))
+        } else if memchr::memchr(b'=', rest).is_some() && is_word() {
+            changed(inner.query(rest, findings))
+        } else {
+            None
+        };
+        again.or(clean)
+    }
+}
+
+/// Cleans a text until nothing changes any more; none if nothing did.
+fn settle(text: &[u8], mut once: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let mut clean = once(text)?;
+    for _ in 0..ROUNDS {
+        match once(&clean) {
+            Some(again) => clean = again,
+            None => return Some(clean),
+        }
+    }
+    Some(UNSCANNED.into())
+}
+
+fn changed(text: Cow<'_, [u8]>) -> Option<Vec<u8>> {
+    match text {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(text) => Some(text),
+    }
+}
+
+/// A text of which pieces are replaced; nothing is copied before one is.
+struct Edit<'t> {
+    text: &'t [u8],
+    /// How much of it is in `out`.
+    done: usize,
+    out: Vec<u8>,
+}
+
+impl<'t> Edit<'t> {
+    fn new(text: &'t [u8]) -> Self {
+        Self { text, done: 0, out: Vec::new() }
+    }
+
+    /// Puts other bytes where `start` and `end` are. Pieces come in order.
+    fn replace(&mut self, start: usize, end: usize, with: &[u8]) {
+        self.out.extend_from_slice(self.text.get(self.done..start).unwrap_or(&[]));
+        self.out.extend_from_slice(with);
+        self.done = end;
+    }
+
+    fn finish(mut self) -> Cow<'t, [u8]> {
+        if self.done == 0 {
+            return Cow::Borrowed(self.text);
+        }
+        self.out.extend_from_slice(self.text.get(self.done..).unwrap_or(&[]));
+        Cow::Owned(self.out)
+    }
+}
+
+/// The pieces between separators, and where each begins.
+fn pieces(text: &[u8], is_separator: impl Fn(u8) -> bool) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut start = 0_usize;
+    text.split(move |byte| is_separator(*byte)).map(move |piece| {
+        let at = start;
+        start = start.saturating_add(piece.len()).saturating_add(1);
+        (at, piece)
+    })
+}
