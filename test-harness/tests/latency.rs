@@ -129,7 +129,17 @@ impl Raw {
     }
 
     /// Sends back what comes; before that, once, the answer to an upgrade if there is one.
-    async fn echo(upgrade: Option<&'static [u8]>) -> Result<Self> {
+    async fn echo() -> Result<Self> {
+        Self::echoing(None).await
+    }
+
+    /// The same behind an upgrade.
+    async fn websocket() -> Result<Self> {
+        let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        Self::echoing(Some(upgraded)).await
+    }
+
+    async fn echoing(upgrade: Option<&'static [u8]>) -> Result<Self> {
         Self::start(move |mut stream| async move {
             if let Some(answer) = upgrade {
                 let _ = stream.read(&mut [0; 4000]).await?;
@@ -502,8 +512,7 @@ async fn every_way_to_fail_has_its_word_and_the_parts_that_there_were() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn each_protocol_is_known_and_streams_are_apart() -> Result<()> {
     let upstream = Upstream::start().await?;
-    let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    let websocket = Raw::echo(Some(upgraded)).await?;
+    let websocket = Raw::websocket().await?;
     let configuration = json!({ "labels": ALL_LABELS, "streams": ["/chat.Chat/"], "bytes": true });
     let buckets = json!({ "match": { "prefix": "wasmcustom.meshfilter_" }, "buckets": [10, 50, 100, 200, 500] });
     let envoy = builder()
@@ -629,7 +638,7 @@ fn connections(name: &str, cluster: &str, configuration: Value) -> Result<Listen
 
 #[tokio::test]
 async fn a_connection_has_its_own_metrics_from_the_same_module() -> Result<()> {
-    let echo = Raw::echo(None).await?;
+    let echo = Raw::echo().await?;
     let configuration = json!({ "labels": ALL_LABELS, "bytes": true, "properties": { "json": true } });
     let listeners = |more: &str| -> Result<Vec<Listener>> {
         let mut configuration = configuration.clone();
@@ -1042,7 +1051,7 @@ async fn odd_requests_are_counted_once_and_as_what_they_were() -> Result<()> {
         _ => Reply::to(request),
     })
     .await?;
-    let (mirror, echo) = (Upstream::start().await?, Raw::echo(None).await?);
+    let (mirror, echo) = (Upstream::start().await?, Raw::echo().await?);
     let interim = Raw::start(|mut stream| async move {
         let _ = stream.read(&mut [0; 4000]).await?;
         for interim in ["103 Early Hints\r\nlink: x", "100 Continue"] {
@@ -1234,7 +1243,7 @@ fn network(kind: &str, config: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn however_a_connection_ends_it_is_counted_once_and_not_open() -> Result<()> {
-    let (echo, closing) = (Raw::echo(None).await?, Raw::saying(b"bye").await?);
+    let (echo, closing) = (Raw::echo().await?, Raw::saying(b"bye").await?);
     let resetting = Raw::start(|mut stream| async move {
         let _ = stream.read(&mut [0; 1000]).await?;
         stream.set_zero_linger()
@@ -1339,8 +1348,7 @@ async fn however_a_connection_ends_it_is_counted_once_and_not_open() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_began_under_one_configuration_ends_under_it() -> Result<()> {
     let upstream = Upstream::start().await?;
-    let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    let (websocket, echo) = (Raw::echo(Some(upgraded)).await?, Raw::echo(None).await?);
+    let (websocket, echo) = (Raw::websocket().await?, Raw::echo().await?);
     let begun = json!({ "labels": ["direction", "protocol", "route"] });
     let configurations = [
         (begun.clone(), ""),
@@ -1572,8 +1580,7 @@ async fn a_very_long_stream_is_one_stream() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_cut_off_in_the_middle_is_counted_once() -> Result<()> {
     let upstream = Upstream::start().await?;
-    let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    let websocket = Raw::echo(Some(upgraded)).await?;
+    let websocket = Raw::websocket().await?;
     let site = |name: &str, options: Value| -> Result<Listener> {
         Ok(listener(name)
             .merge_hcm(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }], "drain_timeout": "0.1s" }))

@@ -34,9 +34,9 @@ pub trait Filter: Sized + 'static {
     fn new(config: Self::Config) -> Result<Self, Refusal>;
 
     /// How many series its VM may have: past that, one more per metric counts the rest. Of several plugins in a VM the
-    /// least counts.
-    fn max_series(&self) -> usize {
-        crate::MAX_SERIES
+    /// least counts. `None`: it makes no series, and limits nobody else's.
+    fn max_series(&self) -> Option<usize> {
+        Some(crate::MAX_SERIES)
     }
 
     /// Every metric that it counts with: what documentation and the proxy's tag extraction are generated from.

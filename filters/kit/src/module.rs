@@ -149,9 +149,9 @@ macro_rules! compose {
                     ),+})
                 }
 
-                fn max_series(&self) -> usize {
+                fn max_series(&self) -> Option<usize> {
                     // Of those that are there; with none of them nothing is counted.
-                    [$(self.$name.as_ref().map_or(0, Filter::max_series)),+].into_iter().max().unwrap_or_default()
+                    [$(self.$name.as_ref().and_then(Filter::max_series)),+].into_iter().max().flatten()
                 }
 
                 fn metrics() -> $crate::prelude::Vec<&'static Metric> {

@@ -66,7 +66,7 @@ impl<F: Filter> Inner<F> {
 
     /// The least of what its plugins allow: they share one VM, and which was configured last is chance.
     fn limit_series(&mut self) {
-        if let Some(max) = self.roots.iter().map(|(_, root)| root.policy.max_series()).min() {
+        if let Some(max) = self.roots.iter().filter_map(|(_, root)| root.policy.max_series()).min() {
             self.tools.metrics.limit(max);
         }
     }

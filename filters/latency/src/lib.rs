@@ -193,11 +193,10 @@ impl Filter for Latency {
         Ok(Self { config, chosen, feelings: OnceCell::new() })
     }
 
-    fn max_series(&self) -> usize {
+    fn max_series(&self) -> Option<usize> {
         match self.config.role {
-            // It counts nothing, and the outer one is in the same VM.
-            Role::Inner => usize::MAX,
-            Role::Alone | Role::Outer => usize::try_from(self.config.max_series.get()).unwrap_or(usize::MAX),
+            Role::Inner => None,
+            Role::Alone | Role::Outer => usize::try_from(self.config.max_series.get()).ok(),
         }
     }
 

@@ -630,21 +630,35 @@ fn who_leaves_without_an_answer_says_nothing_of_one_unless_it_waited_for_longer_
     }
 }
 
-/// Both are in one VM, whichever is configured last.
+/// Plugins of one VM share its series, whichever is configured last.
 #[test]
-fn an_inner_one_does_not_lift_the_limit_of_the_outer_ones_series() {
-    for (how, code) in both::<Latency>("dist/latency.wasm") {
-        let proxy = Proxy::new(1, 1);
-        let outer = r#"{"role": "outer", "max_series": 10, "labels": ["code"], "code": "exact"}"#;
-        let chain = [("outer", outer), ("inner", r#"{"role": "inner"}"#)];
-        proxy.push("in", chain.map(|(name, text)| Plugin::new(name, &code).configuration(text))).unwrap();
-        for status in 200..260 {
-            let stream = proxy.http("in", 0);
-            stream.request(&get("/"));
-            stream.response(&Message::new([(":status", status.to_string().as_str())]));
-            stream.finish();
+fn the_least_limit_of_series_counts_and_an_inner_one_has_none() {
+    let with = |role: &str, most: usize| {
+        format!(r#"{{"role": "{role}", "max_series": {most}, "labels": ["code"], "code": "exact"}}"#)
+    };
+    let inner = r#"{"role": "inner"}"#.to_owned();
+    for (first, second, overflows) in [
+        (with("outer", 10), inner.clone(), true),
+        (with("outer", 5000), inner, false),
+        (with("alone", 10), with("alone", 5000), true),
+        (with("alone", 5000), with("alone", 10), true),
+    ] {
+        for (how, code) in both::<Latency>("dist/latency.wasm") {
+            let proxy = Proxy::new(1, 1);
+            let chain = [("first", &first), ("second", &second)];
+            proxy.push("in", chain.map(|(name, text)| Plugin::new(name, &code).configuration(text))).unwrap();
+            for status in 200..600 {
+                let stream = proxy.http("in", 0);
+                stream.request(&get("/"));
+                stream.response(&Message::new([(":status", status.to_string().as_str())]));
+                stream.finish();
+            }
+            let metrics = proxy.metrics();
+            let over = metrics.keys().any(|name| name.contains("overflow"));
+            assert_eq!(over, overflows, "{how}: {first}, {second}");
+            // Ten, and the one over of each metric that has labels.
+            assert!(!over || metrics.len() <= 20, "{how}: {first}, {second}: {}", metrics.len());
         }
-        assert!(proxy.metrics().len() <= 10 + 6, "{how}: {}", proxy.metrics().len());
     }
 }
 

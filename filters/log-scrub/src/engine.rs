@@ -3,7 +3,7 @@
 use crate::action::{self, Action, Cover};
 use crate::anchors;
 use crate::config::{Config, How, Kind};
-use crate::detectors::{self, Find, Found, Look, Normal, Step, Tail};
+use crate::detectors::{self, Found, Look, Normal, Step, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
 use crate::own::Own;
@@ -349,16 +349,13 @@ impl Rules {
                         .map_err(|until| *skip = until.saturating_sub(BEHIND))
                         .ok()
                 } else {
-                    list.iter().find_map(|rule| match detectors::ALL.get(*rule)?.find {
-                        Find::Anchor(find) => match find(&view) {
-                            Look::Found(found) => Some((*rule, found)),
-                            Look::Until(until) => {
-                                *skip = until.saturating_sub(BEHIND);
-                                None
-                            }
-                            Look::Nothing => None,
-                        },
-                        Find::Digits(_) => None,
+                    list.iter().find_map(|rule| match detectors::ALL.get(*rule)?.find.at_anchor(&view) {
+                        Look::Found(found) => Some((*rule, found)),
+                        Look::Until(until) => {
+                            *skip = until.saturating_sub(BEHIND);
+                            None
+                        }
+                        Look::Nothing => None,
                     })
                 };
                 state.skip_all = state.skip_all.max(*skip);

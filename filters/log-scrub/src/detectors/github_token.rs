@@ -1,26 +1,21 @@
 //! GitHub's tokens: prefixes and lengths as GitHub's documentation and its announcement of token formats have them.
 
-use super::Look;
 use super::vendors::{self, Form, Length};
-use crate::view::View;
 
-const FORMS: &[Form] = &[
-    Form { anchor: 1, prefix: b"ghp_", such: vendors::is_alphanumeric, length: Length::AtLeast(36) },
-    Form { anchor: 1, prefix: b"gho_", such: vendors::is_alphanumeric, length: Length::AtLeast(36) },
-    Form { anchor: 1, prefix: b"ghu_", such: vendors::is_alphanumeric, length: Length::AtLeast(36) },
-    Form { anchor: 1, prefix: b"ghs_", such: vendors::is_alphanumeric, length: Length::AtLeast(36) },
-    Form { anchor: 1, prefix: b"ghr_", such: vendors::is_alphanumeric, length: Length::AtLeast(36) },
+pub(super) const FORMS: &[Form] = &[
+    Form {
+        anchor: 1,
+        prefixes: &[b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_"],
+        such: vendors::is_alphanumeric,
+        length: Length::AtLeast(36),
+    },
     Form {
         anchor: 8,
-        prefix: b"github_pat_",
+        prefixes: &[b"github_pat_"],
         such: vendors::is_alphanumeric_or_underscore,
         length: Length::AtLeast(36),
     },
 ];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,6 @@
 //! GitLab's personal access tokens: prefix as in GitLab's documentation of token prefixes, twenty signs at least.
 
-use super::Look;
-use super::vendors::{self, Form, Length};
-use crate::view::View;
+use super::vendors::{Form, Length};
 use crate::view::is_base64url;
 
 /// Routable tokens have dots.
@@ -10,11 +8,8 @@ fn is_in_token(byte: u8) -> bool {
     is_base64url(byte) || byte == b'.'
 }
 
-const FORMS: &[Form] = &[Form { anchor: 3, prefix: b"glpat-", such: is_in_token, length: Length::AtLeast(20) }];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
+pub(super) const FORMS: &[Form] =
+    &[Form { anchor: 3, prefixes: &[b"glpat-"], such: is_in_token, length: Length::AtLeast(20) }];
 
 #[cfg(test)]
 mod tests {

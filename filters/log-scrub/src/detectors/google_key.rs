@@ -1,16 +1,11 @@
 //! Google's API keys: `AIza` and 35 signs of base64url. What goes on
 //! after them may be a dash and the next word, so more are taken for a key too.
 
-use super::Look;
-use super::vendors::{self, Form, Length};
-use crate::view::View;
+use super::vendors::{Form, Length};
 use crate::view::is_base64url;
 
-const FORMS: &[Form] = &[Form { anchor: 0, prefix: b"AIza", such: is_base64url, length: Length::AtLeast(35) }];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
+pub(super) const FORMS: &[Form] =
+    &[Form { anchor: 0, prefixes: &[b"AIza"], such: is_base64url, length: Length::AtLeast(35) }];
 
 #[cfg(test)]
 mod tests {

@@ -47,8 +47,21 @@ pub(crate) struct Detector {
 pub(crate) enum Find {
     /// At an anchor.
     Anchor(fn(&View<'_>) -> Look),
+    /// At an anchor, for tokens that begin with their issuer's mark.
+    Token(&'static [vendors::Form]),
     /// At the beginning of a group of digits.
     Digits(fn(&View<'_>, &Cluster, Group) -> Option<Found>),
+}
+
+impl Find {
+    /// Looks at the anchor of the view.
+    pub(crate) fn at_anchor(&self, view: &View<'_>) -> Look {
+        match self {
+            Self::Anchor(find) => find(view),
+            Self::Token(forms) => vendors::find(view, forms),
+            Self::Digits(_) => Look::Nothing,
+        }
+    }
 }
 
 /// What of a value is its own, whichever way it was written: the same value gives the same token.
@@ -169,7 +182,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UNDERSCORE,
-        find: Find::Anchor(github_token::find),
+        find: Find::Token(github_token::FORMS),
         normal: Normal::Exact,
     },
     Detector {
@@ -177,7 +190,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::DASH,
-        find: Find::Anchor(gitlab_token::find),
+        find: Find::Token(gitlab_token::FORMS),
         normal: Normal::Exact,
     },
     Detector {
@@ -185,7 +198,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER,
-        find: Find::Anchor(google_key::find),
+        find: Find::Token(google_key::FORMS),
         normal: Normal::Exact,
     },
     Detector {
@@ -193,7 +206,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UNDERSCORE,
-        find: Find::Anchor(npm_token::find),
+        find: Find::Token(npm_token::FORMS),
         normal: Normal::Exact,
     },
     Detector {
@@ -201,7 +214,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::DASH,
-        find: Find::Anchor(pypi_token::find),
+        find: Find::Token(pypi_token::FORMS),
         normal: Normal::Exact,
     },
     Detector {
@@ -209,7 +222,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::DASH,
-        find: Find::Anchor(slack_token::find),
+        find: Find::Token(slack_token::FORMS),
         normal: Normal::Exact,
     },
     Detector {
@@ -217,7 +230,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UNDERSCORE,
-        find: Find::Anchor(stripe_key::find),
+        find: Find::Token(stripe_key::FORMS),
         normal: Normal::Exact,
     },
     Detector {

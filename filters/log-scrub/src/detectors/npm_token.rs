@@ -1,15 +1,9 @@
 //! npm's access tokens: `npm_` and 36 letters and digits, as npm's announcement of the format has it.
 
-use super::Look;
 use super::vendors::{self, Form, Length};
-use crate::view::View;
 
-const FORMS: &[Form] =
-    &[Form { anchor: 1, prefix: b"npm_", such: vendors::is_alphanumeric, length: Length::Exactly(36) }];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
+pub(super) const FORMS: &[Form] =
+    &[Form { anchor: 1, prefixes: &[b"npm_"], such: vendors::is_alphanumeric, length: Length::Exactly(36) }];
 
 #[cfg(test)]
 mod tests {

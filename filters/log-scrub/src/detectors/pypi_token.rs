@@ -1,16 +1,10 @@
 //! PyPI's API tokens: `pypi-` and a macaroon in base64url, whose beginning says the site.
 
-use super::Look;
-use super::vendors::{self, Form, Length};
-use crate::view::View;
+use super::vendors::{Form, Length};
 use crate::view::is_base64url;
 
-const FORMS: &[Form] =
-    &[Form { anchor: 2, prefix: b"pypi-AgEIcHlwaS5vcmc", such: is_base64url, length: Length::AtLeast(50) }];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
+pub(super) const FORMS: &[Form] =
+    &[Form { anchor: 2, prefixes: &[b"pypi-AgEIcHlwaS5vcmc"], such: is_base64url, length: Length::AtLeast(50) }];
 
 #[cfg(test)]
 mod tests {

@@ -1,22 +1,13 @@
 //! Slack's tokens: prefixes as in Slack's documentation of token types.
 
-use super::Look;
 use super::vendors::{self, Form, Length};
-use crate::view::View;
 
-const FORMS: &[Form] = &[
-    Form { anchor: 2, prefix: b"xoxb-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-    Form { anchor: 2, prefix: b"xoxp-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-    Form { anchor: 2, prefix: b"xoxa-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-    Form { anchor: 2, prefix: b"xoxr-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-    Form { anchor: 2, prefix: b"xoxs-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-    Form { anchor: 2, prefix: b"xoxe-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-    Form { anchor: 2, prefix: b"xapp-", such: vendors::is_alphanumeric_or_dash, length: Length::AtLeast(10) },
-];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
+pub(super) const FORMS: &[Form] = &[Form {
+    anchor: 2,
+    prefixes: &[b"xoxb-", b"xoxp-", b"xoxa-", b"xoxr-", b"xoxs-", b"xoxe-", b"xapp-"],
+    such: vendors::is_alphanumeric_or_dash,
+    length: Length::AtLeast(10),
+}];
 
 #[cfg(test)]
 mod tests {

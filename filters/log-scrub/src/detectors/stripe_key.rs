@@ -1,19 +1,13 @@
 //! Stripe's secret and restricted keys: prefixes as in Stripe's documentation of API keys. Publishable ones are public.
 
-use super::Look;
 use super::vendors::{self, Form, Length};
-use crate::view::View;
 
-const FORMS: &[Form] = &[
-    Form { anchor: 0, prefix: b"sk_live_", such: vendors::is_alphanumeric, length: Length::AtLeast(16) },
-    Form { anchor: 0, prefix: b"sk_test_", such: vendors::is_alphanumeric, length: Length::AtLeast(16) },
-    Form { anchor: 0, prefix: b"rk_live_", such: vendors::is_alphanumeric, length: Length::AtLeast(16) },
-    Form { anchor: 0, prefix: b"rk_test_", such: vendors::is_alphanumeric, length: Length::AtLeast(16) },
-];
-
-pub(super) fn find(view: &View<'_>) -> Look {
-    vendors::find(view, FORMS)
-}
+pub(super) const FORMS: &[Form] = &[Form {
+    anchor: 0,
+    prefixes: &[b"sk_live_", b"sk_test_", b"rk_live_", b"rk_test_"],
+    such: vendors::is_alphanumeric,
+    length: Length::AtLeast(16),
+}];
 
 #[cfg(test)]
 mod tests {

@@ -4,18 +4,19 @@ use super::{Found, Look, Tail};
 use crate::view::{View, is_word};
 
 /// One form of token.
-pub(super) struct Form {
+pub(crate) struct Form {
     /// How far after its beginning the anchor stands.
     pub(super) anchor: usize,
-    pub(super) prefix: &'static [u8],
-    /// What follows the prefix.
+    /// What it may begin with.
+    pub(super) prefixes: &'static [&'static [u8]],
+    /// What follows.
     pub(super) such: fn(u8) -> bool,
     /// How many of those.
     pub(super) length: Length,
 }
 
 /// How long a token is, without its prefix.
-pub(super) enum Length {
+pub(crate) enum Length {
     Exactly(usize),
     AtLeast(usize),
 }
@@ -34,10 +35,11 @@ fn token(view: &View<'_>, form: &Form) -> Look {
     let Some(start) = view.anchor().checked_sub(form.anchor).filter(|start| *start >= view.first()) else {
         return Look::Nothing;
     };
-    if !view.starts(start, form.prefix) || view.word_before(start) {
+    let Some(prefix) = form.prefixes.iter().find(|prefix| view.starts(start, prefix)) else { return Look::Nothing };
+    if view.word_before(start) {
         return Look::Nothing;
     }
-    let body = start.saturating_add(form.prefix.len());
+    let body = start.saturating_add(prefix.len());
     match form.length {
         Length::Exactly(length) => {
             let end = body.saturating_add(length);

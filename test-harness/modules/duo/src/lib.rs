@@ -37,8 +37,8 @@ impl Filter for Stamp {
         Ok(Self { text: config.text, series: config.series })
     }
 
-    fn max_series(&self) -> usize {
-        self.series
+    fn max_series(&self) -> Option<usize> {
+        Some(self.series)
     }
 
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {

@@ -76,8 +76,8 @@ fn a_refusal_names_the_filter_and_the_field() {
 #[test]
 fn the_largest_limit_of_series_of_those_that_are_there_counts() {
     let limit = |text: &str| kit::config::parse(text.as_bytes()).and_then(Duo::new).unwrap().max_series();
-    assert_eq!(limit(r#"{"trace_id": {}, "stamp": {"text": "a", "series": 7}}"#), kit::MAX_SERIES);
-    assert_eq!(limit(r#"{"trace_id": {}, "stamp": {"text": "a", "series": 5000}}"#), 5000);
-    assert_eq!(limit(r#"{"stamp": {"text": "a", "series": 7}}"#), 7);
-    assert_eq!(limit("{}"), 0);
+    assert_eq!(limit(r#"{"trace_id": {}, "stamp": {"text": "a", "series": 7}}"#), Some(kit::MAX_SERIES));
+    assert_eq!(limit(r#"{"trace_id": {}, "stamp": {"text": "a", "series": 5000}}"#), Some(5000));
+    assert_eq!(limit(r#"{"stamp": {"text": "a", "series": 7}}"#), Some(7));
+    assert_eq!(limit("{}"), None);
 }
