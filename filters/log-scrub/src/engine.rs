@@ -16,31 +16,44 @@ use kit::{Refusal, alloc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule(usize);
 
-/// What was found, by rule.
+/// What was found, by rule, and how often something could not be looked at.
 #[derive(Clone, Debug, Default)]
-pub struct Findings(Vec<u32>);
+pub struct Findings {
+    by_rule: Vec<u32>,
+    unscanned: u32,
+}
 
 impl Findings {
     /// How often each rule that found anything did.
     pub fn iter<'a>(&'a self, rules: &'a Rules) -> impl Iterator<Item = (&'a str, u32)> {
-        rules.all.iter().zip(&self.0).map(|(rule, count)| (&*rule.name, *count)).filter(|(_, count)| *count > 0)
+        rules.all.iter().zip(&self.by_rule).map(|(rule, count)| (&*rule.name, *count)).filter(|(_, count)| *count > 0)
     }
 
     /// How many there are.
     pub fn total(&self) -> u32 {
-        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.by_rule.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Forgets them, to be used again.
     pub fn clear(&mut self) {
-        self.0.fill(0);
+        self.by_rule.fill(0);
+        self.unscanned = 0;
+    }
+
+    /// How many parts of values could not be looked at: `[UNSCANNED]` stands for each.
+    pub fn unscanned(&self) -> u32 {
+        self.unscanned
+    }
+
+    pub(crate) fn add_unscanned(&mut self) {
+        self.unscanned = self.unscanned.saturating_add(1);
     }
 
     fn add(&mut self, rule: usize) {
-        if self.0.len() <= rule {
-            self.0.resize(rule.saturating_add(1), 0);
+        if self.by_rule.len() <= rule {
+            self.by_rule.resize(rule.saturating_add(1), 0);
         }
-        if let Some(count) = self.0.get_mut(rule) {
+        if let Some(count) = self.by_rule.get_mut(rule) {
             *count = count.saturating_add(1);
         }
     }

@@ -57,7 +57,12 @@ impl Form {
         self.skips = true;
         self.pair.truncate(memchr::memchr(b'=', &self.pair).map_or(0, |end| end.saturating_add(1)));
         self.pair.extend_from_slice(UNSCANNED);
-        out.extend_from_slice(&Scan::new(rules).query(&self.pair, findings));
+        let clean = Scan::new(rules).query(&self.pair, findings);
+        // Else its name says that it is covered whatever it is.
+        if clean.ends_with(UNSCANNED) {
+            findings.add_unscanned();
+        }
+        out.extend_from_slice(&clean);
         self.pair.clear();
     }
 }

@@ -365,7 +365,7 @@ impl Json {
         if is_name {
             rule = scan.field(&text);
             if rule.is_none() {
-                clean = settle(&text, |text| super::changed(scan.rules.scrub("", text, findings)));
+                clean = settle(&text, findings, |text, findings| super::changed(scan.rules.scrub("", text, findings)));
                 // What is left may be a field's name, and would be found to be when it is cleaned again.
                 rule = clean.as_deref().and_then(|clean| scan.field(clean));
             }
@@ -401,10 +401,12 @@ impl Json {
         unescape(&self.held, false, &mut text)?;
         let (name, rule) = self.context();
         let instead = match rule {
-            _ if is_name => Some(UNSCANNED.into()),
-            Some(rule) => Some(scan.rules.cover(rule, &text, findings)),
-            None if scan.depth > 0 && looks_so(&text) => Some(UNSCANNED.into()),
-            None => None,
+            Some(rule) if !is_name => Some(scan.rules.cover(rule, &text, findings)),
+            _ if is_name || (scan.depth > 0 && looks_so(&text)) => {
+                findings.add_unscanned();
+                Some(UNSCANNED.into())
+            }
+            _ => None,
         };
         if let Some(instead) = instead {
             write_string(&instead, out);

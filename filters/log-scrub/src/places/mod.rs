@@ -139,7 +139,7 @@ impl<'r> Scan<'r> {
 
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
     fn value(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
-        settle(text, |text| self.value_once(name, text, findings))
+        settle(text, findings, |text, findings| self.value_once(name, text, findings))
     }
 
     fn value_once(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
@@ -171,14 +171,19 @@ impl<'r> Scan<'r> {
 }
 
 /// Cleans a text until nothing changes any more; none if nothing did.
-fn settle(text: &[u8], mut once: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let mut clean = once(text)?;
+fn settle(
+    text: &[u8],
+    findings: &mut Findings,
+    mut once: impl FnMut(&[u8], &mut Findings) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let mut clean = once(text, findings)?;
     for _ in 0..ROUNDS {
-        match once(&clean) {
+        match once(&clean, findings) {
             Some(again) => clean = again,
             None => return Some(clean),
         }
     }
+    findings.add_unscanned();
     Some(UNSCANNED.into())
 }
 
@@ -226,4 +231,17 @@ fn pieces(text: &[u8], is_separator: impl Fn(u8) -> bool) -> impl Iterator<Item 
         start = start.saturating_add(piece.len()).saturating_add(1);
         (at, piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_settles_is_not_shown_and_counted() {
+        let mut findings = Findings::default();
+        let more = |text: &[u8], _: &mut Findings| Some([text, b"x"].concat());
+        assert_eq!(settle(b"a", &mut findings, more).as_deref(), Some(UNSCANNED));
+        assert_eq!((findings.unscanned(), findings.total()), (1, 0));
+    }
 }
