@@ -28,9 +28,9 @@ const WASI: &str = "fd_write(iiii) fd_read(iiii) fd_seek(ilii) fd_close(i) fd_fd
 /// Size is load time, about 1 ms of CPU per KB and VM.
 const BUDGET: usize = 130_000;
 
-const SHIPPED: [&str; 2] = ["trace-id", "latency"];
+const SHIPPED: [&str; 3] = ["trace-id", "latency", "log-scrub"];
 
-const KIT: [&str; 6] = ["trace-id", "latency", "noop", "called", "trap", "duo"];
+const KIT: [&str; 7] = ["trace-id", "latency", "log-scrub", "noop", "called", "trap", "duo"];
 
 #[derive(Default)]
 struct Parts {

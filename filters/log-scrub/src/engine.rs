@@ -34,6 +34,11 @@ impl Findings {
         self.by_rule.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// Whether there is anything to tell.
+    pub(crate) fn any(&self) -> bool {
+        self.unscanned > 0 || self.by_rule.iter().any(|count| *count > 0)
+    }
+
     /// Forgets them, to be used again.
     pub fn clear(&mut self) {
         self.by_rule.fill(0);
@@ -93,12 +98,20 @@ impl Rules {
     /// # Errors
     /// A name that is not known or stands twice; an action that lacks what it needs, or whose result would be found again.
     pub fn new(config: &Config) -> Result<Self, Refusal> {
-        let key = match &config.hmac_key {
+        let key = match (&config.hmac_key, &config.hmac_key_env) {
+            (None, None) => None,
+            (Some(key), None) => Some(("hmac_key", key.0.clone())),
+            (None, Some(name)) => {
+                let missing = "is no environment variable of the VM, set it in its configuration";
+                let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
+                Some(("hmac_key_env", key))
+            }
+            (Some(_), Some(_)) => return Err(Refusal::at("hmac_key_env", "is given beside `hmac_key`, take one out")),
+        };
+        let short = |path| Refusal::at(path, "is too short, give 32 bytes at least");
+        let key = match key {
             None => None,
-            Some(key) => Some(
-                action::key(key.0.as_bytes())
-                    .ok_or_else(|| Refusal::at("hmac_key", "is too short, give 32 bytes at least"))?,
-            ),
+            Some((path, key)) => Some(action::key(key.as_bytes()).ok_or_else(|| short(path))?),
         };
         let compile = |how: &How, ip: bool| -> Result<Action, Refusal> {
             Ok(match how.kind {

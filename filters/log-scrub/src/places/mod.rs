@@ -6,10 +6,12 @@
 mod cookie;
 mod encoding;
 mod form;
+mod header;
 mod json;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
+pub use header::Header;
 pub use url::{path, query, url};
 
 use crate::{Findings, Rule, Rules, Stream};
@@ -20,7 +22,7 @@ use kit::alloc;
 use kit::prelude::*;
 
 /// Stands for what could not be looked at.
-const UNSCANNED: &[u8] = b"[UNSCANNED]";
+pub(crate) const UNSCANNED: &[u8] = b"[UNSCANNED]";
 
 /// How deep a value in a value is taken apart: JSON in a string, a URL in a query.
 const DEPTH: u8 = 3;
