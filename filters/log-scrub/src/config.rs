@@ -60,6 +60,10 @@ pub struct Outputs {
     pub path: bool,
     /// `wasm.scrub.query`: the query, without its `?`.
     pub query: bool,
+    /// `wasm.scrub.method`: the method, `OTHER` if it is none of the usual ones.
+    pub method: bool,
+    /// `wasm.scrub.authority`: the host that was asked for.
+    pub authority: bool,
     /// `wasm.scrub.referer`.
     pub referer: bool,
     /// `wasm.scrub.user_agent`.
@@ -83,6 +87,8 @@ impl Default for Outputs {
         Self {
             path: true,
             query: true,
+            method: false,
+            authority: false,
             referer: true,
             user_agent: true,
             request_headers: Vec::new(),

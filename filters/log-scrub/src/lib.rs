@@ -68,6 +68,7 @@ pub static BYTES: Metric = Metric {
 pub(crate) enum Place {
     Path,
     Query,
+    Authority,
     Referer,
     UserAgent,
     RequestHeader,
@@ -81,6 +82,7 @@ impl Place {
         match self {
             Self::Path => "path",
             Self::Query => "query",
+            Self::Authority => "authority",
             Self::Referer => "referer",
             Self::UserAgent => "user_agent",
             Self::RequestHeader => "request_header",
@@ -240,8 +242,11 @@ impl Filter for LogScrub {
         list("outputs.response_headers", &outputs.response_headers)?;
         list("mutate.request_headers", &config.mutate.request_headers)?;
         list("mutate.response_headers", &config.mutate.response_headers)?;
-        let named =
-            [(outputs.referer, Place::Referer, "referer"), (outputs.user_agent, Place::UserAgent, "user-agent")];
+        let named = [
+            (outputs.authority, Place::Authority, ":authority"),
+            (outputs.referer, Place::Referer, "referer"),
+            (outputs.user_agent, Place::UserAgent, "user-agent"),
+        ];
         let named = named.iter().filter(|(on, ..)| *on).map(|(_, place, name)| target("", *place, name));
         let headers = outputs.request_headers.iter();
         let headers = headers.map(|name| target("header.", Place::RequestHeader, name.as_str()));
@@ -362,7 +367,7 @@ impl LogScrub {
     fn log_request(&self, cx: &Context<'_, Self>, request: &Headers<'_>, tally: &mut Tally, line: &mut Option<Line>) {
         let outputs = &self.config.outputs;
         let wants_path = outputs.path || outputs.query;
-        if !wants_path && self.request.is_empty() {
+        if !wants_path && !outputs.method && self.request.is_empty() {
             return;
         }
         let (mut path, mut original) = (None, None);
@@ -371,6 +376,9 @@ impl LogScrub {
         for (name, value) in request.iter() {
             match name {
                 b":path" => path = Some(value),
+                b":method" if outputs.method => {
+                    let _ = cx.host.set_filter_state("scrub.method", line::method(value).as_bytes());
+                }
                 // What the client sent, where a route has rewritten it.
                 b"x-envoy-original-path" => original = Some(value),
                 _ => {}

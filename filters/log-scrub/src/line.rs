@@ -14,6 +14,11 @@ pub(crate) struct Line {
 /// The usual methods (RFC 9110, 9.3; RFC 5789), and those that proxies see; any other may hold anything.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
+/// The method, if it is one of these.
+pub(crate) fn method(method: &[u8]) -> &'static str {
+    METHODS.iter().find(|known| known.as_bytes() == method).copied().unwrap_or("OTHER")
+}
+
 impl Line {
     pub(crate) fn finish(
         self,
@@ -27,10 +32,7 @@ impl Line {
         if let Some(time) = host.number(&["request", "time"]).and_then(|time| u64::try_from(time).ok()) {
             json.text("time", &rfc3339(time));
         }
-        let method = request.look(":method", |method| {
-            METHODS.iter().find(|known| Some(known.as_bytes()) == method).copied().unwrap_or("OTHER")
-        });
-        json.text("method", method);
+        json.text("method", request.look(":method", |value| method(value.unwrap_or(&[]))));
         if !self.path.is_empty() {
             json.text("path", &String::from_utf8_lossy(&self.path));
         }

@@ -265,7 +265,8 @@ fn grpc_metadata_is_cleaned_in_headers_and_trailers() {
     let configuration = r#"{"outputs": {"response_headers": ["grpc-message", "x-user"], "request_body": true}}"#;
     each(configuration, |proxy| {
         let request = post(&[("content-type", "application/grpc")]).chunk(b"\0\0\0\0\x05ann@e");
-        let trailers = [("grpc-status", "5"), ("grpc-message", "no%20user%20ann%40example.com"), ("x-user", "bob@a.io")];
+        let trailers =
+            [("grpc-status", "5"), ("grpc-message", "no%20user%20ann%40example.com"), ("x-user", "bob@a.io")];
         let response = ok(&[("content-type", "application/grpc")]).chunk(b"\0").trailers(trailers);
         let done = proxy.exchange("in", 0, &request, &response);
         assert_eq!(state(&done, "response_header.grpc-message").unwrap(), "no%20user%20[email]");
@@ -297,7 +298,10 @@ fn the_key_comes_from_the_environment() {
         for (key, problem) in [(None, "is no environment variable of the VM"), (Some("short"), "is too short")] {
             let (proxy, taken) = with(&code, key);
             let said: Vec<String> = proxy.log().into_iter().map(|line| line.text).collect();
-            assert!(!taken && said.iter().any(|line| line.contains(&format!("at `hmac_key_env`: {problem}"))), "{how}: {said:?}");
+            assert!(
+                !taken && said.iter().any(|line| line.contains(&format!("at `hmac_key_env`: {problem}"))),
+                "{how}: {said:?}"
+            );
             assert!(!said.iter().any(|line| line.contains("short,") && line.contains("\"short\"")), "{said:?}");
         }
     }
