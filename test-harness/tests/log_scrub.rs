@@ -242,7 +242,7 @@ async fn a_body_that_is_only_looked_at_is_never_held() -> Result<()> {
     assert_eq!(upstream.take().pop().unwrap().body, large.as_bytes());
     let line = envoy.wait_for_json("in", 1).await?.pop().unwrap();
     let body = line["body"].as_str().unwrap();
-    assert!(body.ends_with("[UNSCANNED]") && !body.contains("ann@"), "{}", &body[..40.min(body.len())]);
+    assert!(body.ends_with("[UNSCANNED]") && !body.contains("ann@"), "{} bytes", body.len());
     Ok(())
 }
 

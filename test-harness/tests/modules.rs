@@ -80,12 +80,16 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
     let all = [&request[..], &["proxy_on_log", "proxy_on_response_headers"]].concat();
     let more = ["proxy_on_new_connection", "proxy_on_request_body", "proxy_on_response_body"];
     let tcp = [&all[..], &more].concat();
+    let bodies = ["request_body", "response_body", "request_trailers", "response_trailers"];
+    let bodies = bodies.map(|phase| format!("proxy_on_{phase}"));
+    let bodies: Vec<&str> = all.iter().copied().chain(bodies.iter().map(String::as_str)).collect();
     for (name, callbacks) in [
         ("noop", &[][..]),
         ("called", &request),
         ("trap", &request),
         ("trace-id", &all),
         ("latency", &tcp),
+        ("log-scrub", &bodies),
         ("duo", &all),
     ] {
         let mut wanted = [&always[..], callbacks].concat();
