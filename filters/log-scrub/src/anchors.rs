@@ -5,7 +5,7 @@
 //! look-ups with `simd128`, for all anchors together. A set is then the product of low and high halves: where one of the
 //! sixteen may be an anchor, they are looked up one by one in whole tables.
 
-/// Three digits.
+/// Three digits, or two with a space, dot or dash between, as phone numbers may be written.
 pub(crate) const DIGITS: u8 = 1;
 /// `@` before a letter or digit.
 pub(crate) const AT: u8 = 1 << 1;
@@ -28,7 +28,7 @@ const LETTERS_AND_DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 
 /// In the order of the bits; an empty set is any byte.
 const SETS: [[&[u8]; 3]; COUNT] = [
-    [b"0123456789", b"0123456789", b"0123456789"],
+    [b"0123456789", b"0123456789 .-", b"0123456789"],
     [b"@", LETTERS_AND_DIGITS, b""],
     [b"0123456789abcdefABCDEF:", b":.", b"0123456789abcdefABCDEF:"],
     [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"],

@@ -573,3 +573,17 @@ fn borders_at_every_place() {
         }
     }
 }
+
+/// What one detector leaves because of what follows must not be found when that has been covered.
+#[test]
+fn what_follows_hides_nothing() {
+    let rules = all(Kind::Mask);
+    for (text, expected) in [
+        ("+4915112345678 10.1.2.3", "[phone] [ip]"),
+        ("+4915112345678//10.1.2.3", "[phone]//[ip]"),
+        ("+49 30 12345 123-45-6789", "[phone] [us_ssn]"),
+        ("+123456789-10.1.2.3", "[phone]"),
+    ] {
+        assert_eq!(String::from_utf8_lossy(&scrub(&rules, text.as_bytes()).0), expected);
+    }
+}

@@ -1,7 +1,7 @@
 //! Telephone numbers: ITU-T E.164 after a `+`, eight to fifteen digits of which the first are an assigned country code;
 //! without it, seven to twelve digits where a word says that it is a phone.
 
-use super::{Found, card};
+use super::{Found, card, us_ssn};
 use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
@@ -26,6 +26,9 @@ const WORDS: [&[u8]; 16] = [
     "電話".as_bytes(),
 ];
 
+/// What an extension begins with.
+const EXTENSIONS: [&[u8]; 3] = [b"ext.", b"ext", b"x"];
+
 /// How far before three digits a number may begin: `+1 (`, `0049 (0) 6 `.
 const LEAD: usize = 12;
 
@@ -43,10 +46,8 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if let Some(plus) = plus
         && !view.word_before(plus)
     {
-        return is_assigned(view, lead)
-            .then(|| read(view, lead, &WORLD, Some(cluster)))
-            .flatten()
-            .and_then(|end| found(view, plus, end));
+        let number = Number { start: plus, digits: WORLD, usual: usual(view, lead)?, cluster: Some(cluster) };
+        return number.end(view, lead).map(|end| Found::new(plus, end));
     }
     if from.len() > 12 || view.word_before(from.start) || (from.len() == 4 && is_date(view, cluster, from)) {
         return None;
@@ -55,46 +56,100 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if context::is_bare(view, from.start) {
         return None;
     }
-    read(view, from.start, &NATION, None)?;
+    let bracket = view.before(from.start) == b'(' && from.start > view.first();
+    let start = if bracket { from.start.saturating_sub(1) } else { from.start };
+    let number = Number { start, digits: NATION, usual: NATION, cluster: None };
+    number.end(view, start)?;
     if !context::has(view, from.start, &WORDS) || context::labels_other(view, from.start) {
         return None;
     }
-    let bracket = view.before(from.start) == b'(' && from.start > view.first();
-    let start = if bracket { from.start.saturating_sub(1) } else { from.start };
-    found(view, start, read(view, from.start, &NATION, Some(cluster))?)
+    let end = Number { cluster: Some(cluster), ..number }.end(view, start)?;
+    Some(Found::new(start, end))
 }
 
-fn found(view: &View<'_>, start: usize, end: usize) -> Option<Found> {
-    stands_alone(view, start, end).then(|| Found::new(start, end))
+/// What a number is like.
+struct Number<'c> {
+    start: usize,
+    /// How many digits it may have, and how many of such do.
+    digits: RangeInclusive<usize>,
+    usual: RangeInclusive<usize>,
+    /// No card and no social security number of the cluster is a part of it.
+    cluster: Option<&'c Cluster>,
 }
 
-/// The end of the longest number of so many digits that begins here, and that has no card of the cluster in it.
-fn read(view: &View<'_>, start: usize, digits: &RangeInclusive<usize>, cards: Option<&Cluster>) -> Option<usize> {
-    let (mut at, mut count, mut end, mut signs) = (start, 0_usize, None, 0_u8);
-    loop {
-        let byte = view.at(at);
-        if byte.is_ascii_digit() {
-            let begins = !view.before(at).is_ascii_digit();
-            let group = cards
-                .filter(|_| begins && count > 0)
-                .and_then(|cluster| cluster.groups().iter().find(|group| group.start == at));
-            let card = group.zip(cards).is_some_and(|(group, cluster)| card::find(view, cluster, *group).is_some());
-            if count >= *digits.end() || card {
+impl Number<'_> {
+    /// The end of the longest number from a position on, of a usual length if there is one.
+    fn end(&self, view: &View<'_>, from: usize) -> Option<usize> {
+        let (mut count, mut longest, mut usual, mut open) = (0_usize, None, None, false);
+        let mut at = joint(view, from, count, &mut open);
+        loop {
+            let end = view.skip(at, |byte| byte.is_ascii_digit());
+            let length = end.saturating_sub(at);
+            if length == 0 || (count > 0 && self.is_other(view, at)) {
                 break;
             }
-            count = count.saturating_add(1);
-            signs = 0;
-            if digits.contains(&count) && !view.at(at.saturating_add(1)).is_ascii_digit() {
-                end = Some(at.saturating_add(1));
+            count = count.saturating_add(length);
+            if count > *self.digits.end() {
+                break;
             }
-        } else if is_in_number(byte) && signs < 2 {
-            signs = signs.saturating_add(1);
-        } else {
-            break;
+            // What follows may be something else, so the longest that stands alone.
+            let whole = with_extension(view, end);
+            if self.digits.contains(&count) && !open && stands_alone(view, self.start, whole) {
+                longest = Some(whole);
+                if self.usual.contains(&count) {
+                    usual = Some(whole);
+                }
+            }
+            at = joint(view, end, count, &mut open);
         }
+        usual.or(longest)
+    }
+
+    fn is_other(&self, view: &View<'_>, start: usize) -> bool {
+        let Some(cluster) = self.cluster else { return false };
+        let group = cluster.groups().iter().find(|group| group.start == start);
+        group.is_some_and(|group| {
+            card::find(view, cluster, *group).is_some() || us_ssn::find(view, cluster, *group).is_some()
+        })
+    }
+}
+
+/// Where the next digits may begin after so many: after one sign, and brackets that fit.
+fn joint(view: &View<'_>, at: usize, count: usize, open: &mut bool) -> usize {
+    let sign = |at: usize| at.saturating_add(usize::from(matches!(view.at(at), b' ' | b'-' | b'.' | b'/')));
+    let mut at = at;
+    if *open && view.at(at) == b')' {
+        *open = false;
         at = at.saturating_add(1);
     }
-    end
+    // After the whole number, these would stand between two.
+    let wide = count < *NATION.start() && (view.starts(at, b" / ") || view.starts(at, b" - "));
+    at = if wide { at.saturating_add(3) } else { sign(at) };
+    // Not dialled from abroad.
+    if view.starts(at, b"(0)") {
+        at = sign(at.saturating_add(3));
+    }
+    if !*open && view.at(at) == b'(' {
+        *open = true;
+        at = at.saturating_add(1);
+    }
+    at
+}
+
+/// The end of a number with what is dialled after it: `x12`, `ext. 345`.
+fn with_extension(view: &View<'_>, end: usize) -> usize {
+    let space = |at: usize| at.saturating_add(usize::from(view.at(at) == b' '));
+    let at = space(end);
+    let word = view.slice(at, at.saturating_add(4));
+    let Some(mark) =
+        EXTENSIONS.iter().find(|mark| word.get(..mark.len()).is_some_and(|w| w.eq_ignore_ascii_case(mark)))
+    else {
+        return end;
+    };
+    let at = space(at.saturating_add(mark.len()));
+    let last = view.skip(at, |byte| byte.is_ascii_digit());
+    let whole = (1..=6).contains(&last.saturating_sub(at)) && !view.word_at(last);
+    if whole { last } else { end }
 }
 
 fn is_in_number(byte: u8) -> bool {
@@ -107,13 +162,14 @@ fn is_date(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
     (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
 }
 
-/// Whether a country or a service has the code that these digits begin with.
-fn is_assigned(view: &View<'_>, start: usize) -> bool {
+/// How many digits the numbers of a country usually have, its code among them; none if no country and no service has
+/// the code that these digits begin with.
+fn usual(view: &View<'_>, start: usize) -> Option<RangeInclusive<usize>> {
     let digits =
         view.slice(start, start.saturating_add(2 * LEAD).min(view.end())).iter().filter(|byte| byte.is_ascii_digit());
     let mut digits = digits.map(|digit| digit.wrapping_sub(b'0'));
-    let (Some(a), Some(b), Some(c)) = (digits.next(), digits.next(), digits.next()) else { return false };
-    match (a, b) {
+    let (a, b, c) = (digits.next()?, digits.next()?, digits.next()?);
+    let assigned = match (a, b) {
         (1 | 7, _) => true,
         (2, 0 | 7) | (3, 0..=4 | 6 | 9) | (4, 0 | 1 | 3..=9) | (5, 1..=8) | (6, 0..=6) => true,
         (8, 1 | 2 | 4 | 6) | (9, 0..=5 | 8) => true,
@@ -132,7 +188,18 @@ fn is_assigned(view: &View<'_>, start: usize) -> bool {
         (9, 7) => c != 8,
         (9, 9) => matches!(c, 2..=6 | 8),
         _ => false,
-    }
+    };
+    assigned.then(|| match (a, b, c) {
+        (1 | 7, ..) | (2, 7, _) | (3, 1 | 3 | 4, _) | (4, 1 | 8, _) | (6, 1, _) => 11..=11,
+        (3, 0, _) | (5, 7, _) | (6, 3, _) | (9, 0..=2 | 8, _) | (4, 2, 0 | 1) | (3, 5, 1) => 12..=12,
+        (4, 5 | 7, _) | (6, 5, _) => 10..=10,
+        (3, 2 | 6, _) => 10..=11,
+        (8, 1 | 2, _) | (3, 5, 3) | (8, 8, 6) | (9, 7, 1 | 2) | (4, 4, _) => 11..=12,
+        (8, 6, _) | (5, 2 | 4 | 5, _) => 12..=13,
+        (8, 5, _) => 11..=11,
+        (4, 9, _) | (3, 9, _) | (6, 2, _) => 10..=13,
+        _ => WORLD,
+    })
 }
 
 #[cfg(test)]
@@ -155,6 +222,23 @@ mod tests {
                 ("Call me at 030 1234567!", "Call me at [phone]!"),
                 ("电话：010-12345678", "电话：[phone]"),
                 ("+49 30 123456 4111 1111 1111 1111", "[phone] 4111 1111 1111 1111"),
+                // What follows is not joined to it, and does not hide it.
+                ("+4915112345678 10.1.2.3", "[phone] 10.1.2.3"),
+                ("+4915112345678//10.1.2.3", "[phone]//10.1.2.3"),
+                ("+4915112345678//10", "[phone]//10"),
+                ("+4915112345678 10", "[phone] 10"),
+                ("+33 6 12 34 56 78 901", "[phone] 901"),
+                ("(+49 30 1234567) 890", "([phone]) 890"),
+                ("+49 30 12345 123-45-6789", "[phone] 123-45-6789"),
+                ("+49 (0)30 123 456-0", "[phone]"),
+                ("+44 (0) 20 7946 0958", "[phone]"),
+                ("+49 30 / 123 4567", "[phone]"),
+                ("+1.555.123.4567", "[phone]"),
+                ("+1 (555) 123-4567 ext. 89", "[phone]"),
+                ("+15551234567x123,", "[phone],"),
+                ("+33 6 12 34 56 78", "[phone]"),
+                ("Tel. 06.12.34.56.78", "Tel. [phone]"),
+                ("téléphone : 06 12 34 56 78", "téléphone : [phone]"),
             ],
         );
     }
