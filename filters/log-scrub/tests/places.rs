@@ -118,7 +118,11 @@ fn queries() {
         ("state=a%3D1%26token%3Dabc", "state=a%3D1%26token%3D[field]"),
         ("q=%7B%22password%22%3A%22x%22%7D", "q=%7B%22password%22:%22[field]%22%7D"),
         ("authorization=Bearer+abc", "authorization=Bearer+[field]"),
-        ("return=first=last@example.com", "return=first%3D[email]"),
+        ("return=first=last@example.com", "return=[email]"),
+        (
+            "mail=%22ann+b%22@example.com&u=%E7%94%A8%E6%88%B7@%E4%BE%8B%E5%AD%90.%E5%85%AC%E5%8F%B8",
+            "mail=[email]&u=[email]",
+        ),
     ] {
         assert_eq!(clean(places::query, text), expected, "{text}");
     }

@@ -249,6 +249,7 @@ fn soup() -> BoxedStrategy<Vec<u8>> {
         6 => text("[ .,:;=\"'/@+_*()-]{1,2}").prop_map(String::into_bytes),
         2 => text("[0-9]{1,20}").prop_map(String::into_bytes),
         2 => text("[a-z]{1,8}|phone|ssn|card|身份证|order_id|Bearer |Basic |trace|eyJ|xoxb-|-----BEGIN |::|http://").prop_map(String::into_bytes),
+        1 => text("用户@例子\\.公司|\"a b\"@x\\.org|<a=b@c\\.org>|a=b=c@d\\.org|é|ann@\\[10\\.1\\.2\\.3\\]|[0-9]{2}( [0-9]{2}){3,4}| ext\\. [0-9]{1,4}").prop_map(String::into_bytes),
         1 => text("[0-9a-f]{4,12}(-[0-9a-f]{4}){0,3}").prop_map(String::into_bytes),
         1 => proptest::collection::vec(any::<u8>(), 0..8),
         1 => (0..2000_usize).prop_map(|long| "x9,".repeat(long).into_bytes()),
