@@ -170,6 +170,16 @@ fn forms() {
     assert_eq!(form("name=Bob&password=hunter2&mail=bob%40example.com"), "name=Bob&password=[field]&mail=[email]");
     let long = "x".repeat(70_000);
     assert_eq!(form(&format!("a={long}&password={long}&{long}&b=1")), "a=[UNSCANNED]&password=[field]&[UNSCANNED]&b=1");
+    assert_eq!(
+        form("a=%fcx&password=%ff&%ff=x&%c3%bc=%c3%bc"),
+        "a=[UNSCANNED]&password=[field]&[UNSCANNED]&%c3%bc=%c3%bc"
+    );
+    let rules = with(Kind::Mask, &[]);
+    for text in [b"a=\xfc&b=1".as_slice(), b"a=1&b=\xc3", b"\xff"] {
+        assert_eq!(pass(&rules, Body::form(), text, &[1]).0, Err(Why::Encoding));
+        assert_eq!(pass(&rules, Body::form(), text, &[9]).0, Err(Why::Encoding));
+    }
+    assert_eq!(pass(&rules, Body::form(), "a=ü".as_bytes(), &[1]).0, Ok(()));
     let fits = format!("a={}&b=1", "x".repeat((64 << 10) - 2));
     assert_eq!(form(&fits), fits);
 }

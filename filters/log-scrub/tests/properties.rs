@@ -503,6 +503,9 @@ fn rules_that_are_refused() {
     assert_eq!(with(How { kind: Kind::Hmac, ..How::default() }), "action.kind");
     assert_eq!(with(How { kind: Kind::Network, ..How::default() }), "action.kind");
     assert_eq!(with(How { kind: Kind::Replace, with: "ann@example.com".into(), ..How::default() }), "with");
+    for text in ["token xyz", "Bearer x"] {
+        assert_eq!(with(How { kind: Kind::Replace, with: text.into(), ..How::default() }), "with");
+    }
     let short = Config { hmac_key: Some(Secret("short".into())), ..Config::default() };
     assert_eq!(Rules::new(&short).map(|_| ()).unwrap_err().path, "hmac_key");
 }

@@ -189,7 +189,7 @@ fn usual(view: &View<'_>, start: usize) -> Option<RangeInclusive<usize>> {
         (9, 9) => matches!(c, 2..=6 | 8),
         _ => false,
     };
-    assigned.then(|| match (a, b, c) {
+    assigned.then_some(match (a, b, c) {
         (1 | 7, ..) | (2, 7, _) | (3, 1 | 3 | 4, _) | (4, 1 | 8, _) | (6, 1, _) => 11..=11,
         (3, 0, _) | (5, 7, _) | (6, 3, _) | (9, 0..=2 | 8, _) | (4, 2, 0 | 1) | (3, 5, 1) => 12..=12,
         (4, 5 | 7, _) | (6, 5, _) => 10..=10,
