@@ -17,7 +17,7 @@ pub(crate) const COUNTRY: u8 = 1 << 3;
 pub(crate) const UPPER: u8 = 1 << 4;
 /// The ends of prefixes such as `ghp_`.
 pub(crate) const UNDERSCORE: u8 = 1 << 5;
-/// The ends of prefixes such as `glpat-`.
+/// The ends of prefixes such as `glpat-`, `ya29.` and `hooks.`.
 pub(crate) const DASH: u8 = 1 << 6;
 /// The beginnings of `Bearer` and `Basic`.
 pub(crate) const SCHEME: u8 = 1 << 7;
@@ -33,9 +33,9 @@ const SETS: [[&[u8]; 3]; COUNT] = [
     [b"@", HOST, b""],
     [b"0123456789abcdefABCDEF:", b":.", b"0123456789abcdefABCDEF:"],
     [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"],
-    [b"eAB", b"yKSBC3IE", b"JICTzG"],
+    [b"eAB", b"yKSBC3IE", b"JICTzGS"],
     [b"hpsrat", b"pousrmkt", b"_"],
-    [b"xapdr", b"bpartsei", b"-"],
+    [b"xapdrkbcfmntwP2", b"bpartseioX9", b"-."],
     [b"bB", b"eEaA", b"aAsS"],
 ];
 
