@@ -7,13 +7,16 @@ use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 use core::ops::RangeInclusive;
 
-const WORDS: [&[u8]; 16] = [
+const WORDS: [&[u8]; 48] = [
     b"phone",
     b"mobile",
+    b"mobil",
     b"tel",
     b"telephone",
     b"telefon",
     b"telefono",
+    b"telefone",
+    b"telefoon",
     b"cell",
     b"cellphone",
     b"fax",
@@ -21,9 +24,38 @@ const WORDS: [&[u8]; 16] = [
     b"sms",
     b"msisdn",
     b"whatsapp",
+    b"handy",
+    b"handynummer",
+    b"mob",
+    b"celular",
+    b"movil",
+    b"cellulare",
+    b"portable",
+    b"gsm",
+    b"komorka",
+    b"mobiel",
+    b"telemovel",
+    b"contact number",
+    b"contact_number",
+    b"contactnumber",
+    b"contact no",
+    b"contact_no",
+    "téléphone".as_bytes(),
+    "teléfono".as_bytes(),
+    "móvil".as_bytes(),
+    "telemóvel".as_bytes(),
+    "komórka".as_bytes(),
     "电话".as_bytes(),
-    "手机".as_bytes(),
     "電話".as_bytes(),
+    "手机".as_bytes(),
+    "手機".as_bytes(),
+    "携帯".as_bytes(),
+    "전화".as_bytes(),
+    "휴대폰".as_bytes(),
+    "핸드폰".as_bytes(),
+    "телефон".as_bytes(),
+    "тел".as_bytes(),
+    "моб".as_bytes(),
 ];
 
 /// What an extension begins with.
@@ -52,19 +84,50 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if from.len() > 12 || view.word_before(from.start) || (from.len() == 4 && is_date(view, cluster, from)) {
         return None;
     }
+    if let Some(found) = by_form(view, from) {
+        return Some(found);
+    }
     // What costs more is asked for later.
     if context::is_bare(view, from.start) {
         return None;
     }
-    let bracket = view.before(from.start) == b'(' && from.start > view.first();
-    let start = if bracket { from.start.saturating_sub(1) } else { from.start };
-    let number = Number { start, digits: NATION, usual: NATION, cluster: None };
-    number.end(view, start)?;
-    if !context::has(view, from.start, &WORDS) || context::labels_other(view, from.start) {
+    // Digits before the first group, as in `(11) 91234-5678`.
+    let is_first = cluster.groups().first().is_some_and(|group| group.start == from.start);
+    let begins = |at: &usize| is_first && (view.at(*at).is_ascii_digit() || view.at(*at) == b'(');
+    let lead = (lead..from.start).find(begins).filter(|lead| !view.word_before(*lead));
+    let bracket = from.start.checked_sub(1).filter(|at| view.at(*at) == b'(' && *at >= view.first());
+    let starts = [lead.unwrap_or(from.start), bracket.unwrap_or(from.start)];
+    let number = |start, cluster| Number { start, digits: NATION, usual: NATION, cluster }.end(view, start);
+    let start = starts.into_iter().find(|start| number(*start, None).is_some())?;
+    if !context::has(view, start, &WORDS) || context::labels_other(view, start) {
         return None;
     }
-    let end = Number { cluster: Some(cluster), ..number }.end(view, start)?;
-    Some(Found::new(start, end))
+    Some(Found::new(start, number(start, Some(cluster))?))
+}
+
+/// A number that is written as nothing else is: `(555) 123-4567` of North America, `090-1234-5678` of Japan's mobiles.
+fn by_form(view: &View<'_>, from: Group) -> Option<Found> {
+    let digits = |from: usize, count: usize| {
+        let end = view.skip(from, |byte| byte.is_ascii_digit());
+        (end.saturating_sub(from) == count).then_some(end)
+    };
+    let dash = |at: usize, sign: &[u8]| sign.contains(&view.at(at)).then(|| at.saturating_add(1));
+    if from.len() != 3 {
+        return None;
+    }
+    let bracket = from.start.checked_sub(1).filter(|at| view.at(*at) == b'(' && *at >= view.first());
+    if let Some(start) = bracket {
+        let after = dash(from.end, b")")?;
+        let after = dash(after, b" ").unwrap_or(after);
+        let end = digits(dash(digits(after, 3)?, b"-. ")?, 4)?;
+        let whole = with_extension(view, end);
+        return stands_alone(view, start, whole).then(|| Found::new(start, whole));
+    }
+    if !matches!(view.slice(from.start, from.end), b"070" | b"080" | b"090") {
+        return None;
+    }
+    let end = digits(dash(digits(dash(from.end, b"-")?, 4)?, b"-")?, 4)?;
+    stands_alone(view, from.start, end).then(|| Found::new(from.start, end))
 }
 
 /// What a number is like.
@@ -140,12 +203,8 @@ fn joint(view: &View<'_>, at: usize, count: usize, open: &mut bool) -> usize {
 fn with_extension(view: &View<'_>, end: usize) -> usize {
     let space = |at: usize| at.saturating_add(usize::from(view.at(at) == b' '));
     let at = space(end);
-    let word = view.slice(at, at.saturating_add(4));
-    let Some(mark) =
-        EXTENSIONS.iter().find(|mark| word.get(..mark.len()).is_some_and(|w| w.eq_ignore_ascii_case(mark)))
-    else {
-        return end;
-    };
+    let has = |mark: &[u8]| view.slice(at, at.saturating_add(mark.len())).eq_ignore_ascii_case(mark);
+    let Some(mark) = EXTENSIONS.iter().find(|mark| has(mark)) else { return end };
     let at = space(at.saturating_add(mark.len()));
     let last = view.skip(at, |byte| byte.is_ascii_digit());
     let whole = (1..=6).contains(&last.saturating_sub(at)) && !view.word_at(last);
@@ -159,7 +218,8 @@ fn is_in_number(byte: u8) -> bool {
 /// `2024-01-02`: a day, whatever a word before it says.
 fn is_date(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
     let mut lengths = cluster.joined(view, from).map(Group::len);
-    (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
+    let year = matches!((view.at(from.start), view.at(from.start.saturating_add(1))), (b'1', b'9') | (b'2', b'0'));
+    year && (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
 }
 
 /// How many digits the numbers of a country usually have, its code among them; none if no country and no service has
@@ -217,6 +277,25 @@ mod tests {
                 ("+44 20 7946 0958.", "[phone]."),
                 ("+33 6 12 34 56 789", "[phone]"),
                 ("tel:+358401234567", "tel:[phone]"),
+                ("ask (415) 555-0132, (415)555-0132 or (415) 555.0132 x7.", "ask [phone], [phone] or [phone]."),
+                ("090-1234-5678", "[phone]"),
+                ("Handy 0151/12345678", "Handy [phone]"),
+                ("\"telefonnummer\":\"030 1234567\"", "\"telefonnummer\":\"[phone]\""),
+                ("Móvil: 612 34 56 78", "Móvil: [phone]"),
+                ("celular (11) 91234-5678", "celular [phone]"),
+                ("Portable : 06-12-34-56-78", "Portable : [phone]"),
+                ("cellulare 347 1234567; gsm 0470 12 34 56", "cellulare [phone]; gsm [phone]"),
+                ("Telefoon: 06-12345678", "Telefoon: [phone]"),
+                ("telemóvel=912345678", "telemóvel=[phone]"),
+                ("komórka 601 234 567", "komórka [phone]"),
+                ("携帯：090 1234 5678", "携帯：[phone]"),
+                ("手機 0912-345-678, 휴대폰 010-1234-5678", "手機 [phone], 휴대폰 [phone]"),
+                ("телефон 8 (912) 345-67-89", "телефон [phone]"),
+                (
+                    "{\"contact_phone\":\"02079460958\",\"cellPhone\":5551234567,\"mobileNo\":\"07700 900123\"}",
+                    "{\"contact_phone\":\"[phone]\",\"cellPhone\":[phone],\"mobileNo\":\"[phone]\"}",
+                ),
+                ("msisdn=491511234567&contact_number=9876543210", "msisdn=[phone]&contact_number=[phone]"),
                 ("phone: 555-123-4567", "phone: [phone]"),
                 ("\"phoneNumber\":\"(555) 123-4567\"", "\"phoneNumber\":\"[phone]\""),
                 ("Call me at 030 1234567!", "Call me at [phone]!"),
@@ -254,8 +333,14 @@ mod tests {
                 "a+4915112345678",
                 "+4915112345678901",
                 "555-123-4567",
+                "(415) 555-01321",
+                "f(415) 555",
+                "190-1234-5678",
+                "automobile 5551234567",
+                "mobiles sold: 12, price 1299.99",
                 "5551234567",
                 "phone call on 2024-01-02 03:04:05",
+                "called 1999-12-31 23:59",
                 "phone order_id=5551234567",
                 "hotel 5551234567",
                 "+08:00",
