@@ -66,7 +66,8 @@ impl Body {
         Self(Inner::Json(Box::new(Json::new(DEPTH, "", true))))
     }
 
-    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB stands `[UNSCANNED]`.
+    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB, or that is not UTF-8 when it is decoded,
+    /// stands `[UNSCANNED]`.
     pub fn form() -> Self {
         Self(Inner::Form(Form::default()))
     }
@@ -99,10 +100,7 @@ impl Body {
     pub fn finish(self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         match self.0 {
             Inner::Json(json) => json.finish(rules, out, findings),
-            Inner::Form(form) => {
-                form.finish(rules, out, findings);
-                Ok(())
-            }
+            Inner::Form(form) => form.finish(rules, out, findings),
             Inner::Text { stream, partial, failed } => {
                 stream.finish(rules, out, findings);
                 match failed {
