@@ -59,35 +59,45 @@ impl<'t> Blocks<'t> {
         self.base.saturating_add(COUNT.saturating_mul(BLOCK)).min(self.text.len())
     }
 
-    /// The first quote from a position on, before the end.
+    /// The first quote from a position on, before the end; and whether any bit for values is set up to there, and any
+    /// for names.
     #[inline]
-    pub(crate) fn quote(&mut self, from: usize) -> Option<usize> {
+    pub(crate) fn string(&mut self, from: usize) -> Option<(usize, bool, bool)> {
         let offset = from.wrapping_sub(self.base);
         let mut index = offset / BLOCK;
         let mut mask = u64::MAX << (offset % BLOCK);
+        let (mut values, mut names) = (0, 0);
         loop {
             if index >= self.made && !self.make(index) {
                 return None;
             }
-            let found = self.bits.get(index)?.quotes & mask;
-            if found != 0 {
-                let bit = usize::try_from(found.trailing_zeros()).unwrap_or(0);
+            let bits = self.bits.get(index)?;
+            let quotes = bits.quotes & mask;
+            // All where there is none.
+            let before = (quotes & quotes.wrapping_neg()).wrapping_sub(1) & mask;
+            values |= bits.values & before;
+            names |= bits.names & before;
+            if quotes != 0 {
+                let bit = usize::try_from(quotes.trailing_zeros()).unwrap_or(0);
                 let at = self.base.wrapping_add(index.wrapping_mul(BLOCK)).wrapping_add(bit);
-                return (at < self.text.len()).then_some(at);
+                return Some((at, values != 0, names != 0));
             }
             mask = u64::MAX;
             index = index.wrapping_add(1);
         }
     }
 
-    /// Whether any of some bits is set in `start..end`, which has been made and is not empty.
+    /// Whether any bit for values is set in `start..end`, which is not empty and ends before the end.
     #[inline]
-    pub(crate) fn any(&self, such: impl Fn(&Bits) -> u64, start: usize, end: usize) -> bool {
+    pub(crate) fn values(&mut self, start: usize, end: usize) -> bool {
         let (start, last) = (start.wrapping_sub(self.base), end.wrapping_sub(self.base).wrapping_sub(1));
-        let (first_block, last_block) = (start / BLOCK, last / BLOCK);
-        let get = |index: usize| self.bits.get(index).map_or(u64::MAX, &such);
+        let last_block = last / BLOCK;
+        if last_block >= self.made && !self.make(last_block) {
+            return true;
+        }
+        let get = |index: usize| self.bits.get(index).map_or(u64::MAX, |bits| bits.values);
         let mut from = u64::MAX << (start % BLOCK);
-        let mut index = first_block;
+        let mut index = start / BLOCK;
         while index < last_block {
             if get(index) & from != 0 {
                 return true;
@@ -96,15 +106,6 @@ impl<'t> Blocks<'t> {
             index = index.wrapping_add(1);
         }
         get(index) & from & (u64::MAX >> (63 ^ (last % BLOCK))) != 0
-    }
-
-    /// Makes the blocks up to this one and some more.
-    #[inline]
-    pub(crate) fn make_until(&mut self, end: usize) {
-        let index = end.wrapping_sub(self.base).wrapping_sub(1) / BLOCK;
-        if index >= self.made {
-            self.make(index);
-        }
     }
 
     #[inline(never)]

@@ -50,8 +50,8 @@ pub(crate) struct Names {
     all: Vec<Box<[u8]>>,
     /// By the low bits of the first sign of a name, which of the last signs there are: no matter which case.
     ends: [u32; 32],
-    /// By the low bits of the first sign, the lengths, up to 63.
-    lengths: [u64; 32],
+    /// By the low bits of the first and the last sign, the lengths, up to 63.
+    lengths: [u64; 64],
 }
 
 impl Names {
@@ -62,13 +62,13 @@ impl Names {
         names.retain(|name| !except.contains(name));
         names.sort_unstable();
         names.dedup();
-        let (mut ends, mut lengths) = ([0; 32], [0; 32]);
+        let (mut ends, mut lengths) = ([0; 32], [0; 64]);
         for name in &names {
             let Some((first, last)) = name.first().zip(name.last()) else { continue };
             if let Some(ends) = ends.get_mut(usize::from(first & 31)) {
                 *ends |= 1 << (last & 31);
             }
-            if let Some(lengths) = lengths.get_mut(usize::from(first & 31)) {
+            if let Some(lengths) = lengths.get_mut(mixed(*first, *last)) {
                 *lengths |= length(name.len());
             }
         }
@@ -86,7 +86,8 @@ impl Names {
             return false;
         }
         let counted = name.iter().filter_map(letter);
-        let place = counted.clone().next().map_or(0, |first| usize::from(first & 31));
+        let Some((first, last)) = counted.clone().next().zip(counted.clone().next_back()) else { return true };
+        let place = mixed(first, last);
         self.lengths.get(place).copied().unwrap_or(u64::MAX) & length(counted.count()) != 0
     }
 
@@ -94,6 +95,10 @@ impl Names {
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         self.all.binary_search_by(|known| known.iter().copied().cmp(name.iter().filter_map(letter))).is_ok()
     }
+}
+
+fn mixed(first: u8, last: u8) -> usize {
+    usize::from((first & 31) ^ (last << 1) & 63)
 }
 
 /// Of a length its bit; long ones have one together.
@@ -117,4 +122,24 @@ pub(crate) fn scheme(value: &[u8]) -> usize {
     let Some(space) = value.iter().position(|byte| *byte == b' ') else { return 0 };
     let scheme = value.get(..space).unwrap_or(&[]);
     if SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)) { space.saturating_add(1) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn a_quick_look_misses_no_name() {
+        let long = "a_long_name_".repeat(20);
+        let names = Names::new(true, &[long.clone(), "-Zx_".to_string(), "é".to_string()], &[]);
+        for name in USUAL.iter().copied().chain([&*long, "zx", "É", "é"]) {
+            for name in [name.to_string(), name.to_uppercase(), format!("_{name}-"), name.replace('_', "-")] {
+                assert!(!names.has(name.as_bytes()) || names.may_have(name.as_bytes()), "{name}");
+            }
+        }
+        for name in ["price", "name", "id", "created", "description", "tags", "uuid", "active"] {
+            assert!(!names.may_have(name.as_bytes()), "{name}");
+        }
+    }
 }

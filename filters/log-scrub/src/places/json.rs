@@ -274,6 +274,7 @@ impl Json {
 
     /// Takes tokens that are whole and plain, and says what is left. What is taken is just what would become of it
     /// byte by byte, so it may stop anywhere: at what is escaped, broken or long, and at the end of the part.
+    #[inline(never)]
     fn glide<'t>(
         &mut self,
         scan: Scan<'_>,
@@ -292,7 +293,13 @@ impl Json {
         // Whether values have to be looked at whatever is in them.
         let mut asks = rule.is_some() || covers(self);
         let mut expects = self.expects;
-        let mut after = if self.frames.is_empty() { Expects::Nothing { more: false } } else { Expects::CommaOrEnd };
+        // What comes after a value, and if there is anything around it, after a comma.
+        let follows = |json: &Self| match json.frames.last() {
+            None => (Expects::Nothing { more: false }, None),
+            Some(frame) if frame.is_object => (Expects::CommaOrEnd, Some(Expects::Name)),
+            Some(_) => (Expects::CommaOrEnd, Some(Expects::Value)),
+        };
+        let (mut after, mut next) = follows(self);
         blocks.begin(at);
         let mut end = blocks.end();
         loop {
@@ -300,16 +307,23 @@ impl Json {
                 blocks.begin(at);
                 end = blocks.end();
             }
+            let is_name = matches!(expects, Expects::Name | Expects::NameOrEnd);
+            if !asks && (is_name || matches!(expects, Expects::Value | Expects::ValueOrEnd)) && next.is_some() {
+                let run = run(scan.rules, part, blocks, at, is_name, next == Some(Expects::Name));
+                if run.at > at {
+                    (at, expects) = (run.at, run.expects);
+                    name = run.name.or(name);
+                }
+            }
             let Some(byte) = part.get(at) else { break };
             let scalar = matches!(expects, Expects::First | Expects::Value | Expects::ValueOrEnd);
             let (start, stop) = match byte {
-                b' ' | b'\t' | b'\n' | b'\r' => {
+                byte if is_blank(*byte) => {
                     at = at.wrapping_add(1);
                     continue;
                 }
                 b',' if expects == Expects::CommaOrEnd => {
-                    let is_object = self.frames.last().is_some_and(|frame| frame.is_object);
-                    expects = if is_object { Expects::Name } else { Expects::Value };
+                    expects = next.unwrap_or(after);
                     at = at.wrapping_add(1);
                     continue;
                 }
@@ -320,7 +334,7 @@ impl Json {
                 }
                 b'"' => {
                     let start = at.wrapping_add(1);
-                    let Some(stop) = blocks.quote(start) else {
+                    let Some((stop, values, names)) = blocks.string(start) else {
                         if blocks.begin(at) {
                             end = blocks.end();
                             continue;
@@ -332,9 +346,7 @@ impl Json {
                         if !matches!(expects, Expects::Name | Expects::NameOrEnd)
                             || text.len() > NAME
                             || own
-                            || (start < stop
-                                && blocks.any(|bits| bits.names, start, stop)
-                                && !is_plain_name(scan, text))
+                            || (names && !is_plain_name(scan, text))
                         {
                             break;
                         }
@@ -346,14 +358,15 @@ impl Json {
                             name = None;
                         }
                         asks = rule.is_some();
-                        expects = Expects::Colon;
                         at = stop.wrapping_add(1);
+                        // Mostly here, which saves a turn.
+                        let colon = part.get(at) == Some(&b':');
+                        expects = if colon { Expects::Value } else { Expects::Colon };
+                        at = at.wrapping_add(usize::from(colon));
                         continue;
                     }
-                    let looks = asks || (start < stop && blocks.any(|bits| bits.values, start, stop));
-                    if !looks {
-                        expects = after;
-                        at = stop.wrapping_add(1);
+                    if !(asks || values) {
+                        (expects, at) = behind(part, stop.wrapping_add(1), after, next);
                         continue;
                     }
                     (start, stop)
@@ -373,10 +386,8 @@ impl Json {
                     if !literal && !is_number(word) {
                         break;
                     }
-                    blocks.make_until(stop);
-                    if literal || !(asks || blocks.any(|bits| bits.values, at, stop)) {
-                        expects = after;
-                        at = stop;
+                    if literal || !(asks || blocks.values(at, stop)) {
+                        (expects, at) = behind(part, stop, after, next);
                         continue;
                     }
                     (at, stop)
@@ -389,7 +400,8 @@ impl Json {
                         self.note(name, None);
                     }
                     self.open(*byte == b'{');
-                    (expects, after) = (self.expects, Expects::CommaOrEnd);
+                    expects = self.expects;
+                    (after, next) = follows(self);
                     at = at.wrapping_add(1);
                     continue;
                 }
@@ -407,9 +419,7 @@ impl Json {
                     rule = self.context().1;
                     asks = rule.is_some() || covers(self);
                     expects = self.expects;
-                    if self.frames.is_empty() {
-                        after = Expects::Nothing { more: false };
-                    }
+                    (after, next) = follows(self);
                     at = at.wrapping_add(1);
                     continue;
                 }
@@ -430,8 +440,8 @@ impl Json {
                     written = if is_string { stop.wrapping_add(1) } else { stop };
                 }
             }
-            expects = after;
-            at = if is_string { stop.wrapping_add(1) } else { stop };
+            let stop = if is_string { stop.wrapping_add(1) } else { stop };
+            (expects, at) = behind(part, stop, after, next);
         }
         if let Some(name) = name {
             self.note(name, None);
@@ -625,6 +635,87 @@ impl Json {
             self.token = Token::Long { escaped, stream, partial: Vec::new() };
         }
         Ok(())
+    }
+}
+
+/// How far tokens were taken, what comes then, and the last name if there was one.
+struct Run<'t> {
+    at: usize,
+    expects: Expects,
+    name: Option<&'t [u8]>,
+}
+
+/// Takes names and values of one object or array as long as nothing in them has to be looked at. Kept small, because most
+/// bytes pass here.
+#[inline(never)]
+fn run<'t>(
+    rules: &Rules,
+    part: &'t [u8],
+    blocks: &mut Blocks<'t>,
+    from: usize,
+    is_name: bool,
+    is_object: bool,
+) -> Run<'t> {
+    let mut run = Run { at: from, expects: if is_name { Expects::Name } else { Expects::Value }, name: None };
+    let mut at = from;
+    let mut is_name = is_name;
+    while let Some(byte) = part.get(at) {
+        if is_blank(*byte) {
+            at = at.wrapping_add(1);
+            continue;
+        }
+        if is_name {
+            let start = at.wrapping_add(1);
+            if *byte != b'"' {
+                break;
+            }
+            let Some((stop, _, false)) = blocks.string(start) else { break };
+            let Some(name) = part.get(start..stop) else { break };
+            if name.len() > NAME || rules.may_be_field(name) || part.get(stop.wrapping_add(1)) != Some(&b':') {
+                break;
+            }
+            at = stop.wrapping_add(2);
+            is_name = false;
+            (run.at, run.expects, run.name) = (at, Expects::Value, Some(name));
+            continue;
+        }
+        if *byte == b'"' {
+            let Some((stop, false, _)) = blocks.string(at.wrapping_add(1)) else { break };
+            at = stop.wrapping_add(1);
+        } else if let Some(stop) = plain_word(part, at, blocks) {
+            at = stop;
+        } else {
+            break;
+        }
+        (run.at, run.expects) = (at, Expects::CommaOrEnd);
+        if part.get(at) != Some(&b',') {
+            break;
+        }
+        at = at.wrapping_add(1);
+        is_name = is_object;
+        (run.at, run.expects) = (at, if is_object { Expects::Name } else { Expects::Value });
+    }
+    run
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// The end of a number or word in which nothing has to be looked at.
+fn plain_word(part: &[u8], at: usize, blocks: &mut Blocks<'_>) -> Option<usize> {
+    let rest = part.get(at..blocks.end())?;
+    let (word, _) = rest.split_at_checked(rest.iter().position(|byte| !is_of_word(*byte))?)?;
+    let stop = at.wrapping_add(word.len());
+    (matches!(word, b"true" | b"false" | b"null") || (is_number(word) && !blocks.values(at, stop))).then_some(stop)
+}
+
+/// What is expected behind a value, and where: a comma is mostly there, and is taken with it.
+#[inline]
+fn behind(part: &[u8], at: usize, after: Expects, next: Option<Expects>) -> (Expects, usize) {
+    match next {
+        Some(next) if part.get(at) == Some(&b',') => (next, at.wrapping_add(1)),
+        _ => (after, at),
     }
 }
 
