@@ -202,6 +202,22 @@ impl Rules {
         Ok(())
     }
 
+    /// What a text has somewhere if anything is to be found in it; more than that if there are rules of one's own.
+    pub(crate) fn anchors(&self) -> (u8, bool) {
+        (self.wanted, !self.own.is_empty())
+    }
+
+    /// Whether a text may have anything to find in it, whatever its name is.
+    pub(crate) fn may_hold(&self, text: &[u8]) -> bool {
+        !self.own.is_empty() || anchors::next(text, 0, text.len(), self.wanted).is_some()
+    }
+
+    /// Whether a name may be a field's; no more than a quick guess, which is never wrong where it says no. It is no
+    /// part of a longer name.
+    pub(crate) fn may_be_field(&self, name: &[u8]) -> bool {
+        self.names.may_have(name)
+    }
+
     /// The names of all rules, by [`Rule`].
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|rule| &*rule.name)

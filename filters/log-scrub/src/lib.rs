@@ -10,6 +10,7 @@ extern crate std;
 
 mod action;
 mod anchors;
+mod blocks;
 mod body;
 pub mod config;
 mod context;

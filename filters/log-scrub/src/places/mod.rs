@@ -137,6 +137,12 @@ impl<'r> Scan<'r> {
         })
     }
 
+    /// Whether [`Scan::value`] may find anything, whatever the name is; a quick guess, never wrong where it says no.
+    fn may_change(self, text: &[u8]) -> bool {
+        self.rules.may_hold(text)
+            || (self.depth > 0 && (json::looks_so(text) || memchr::memchr(b'=', text).is_some() || url::looks_so(text)))
+    }
+
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
     fn value(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
         settle(text, findings, |text, findings| self.value_once(name, text, findings))
