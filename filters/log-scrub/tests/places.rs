@@ -44,7 +44,12 @@ fn clean(place: Place, text: &str) -> String {
 
 type Begin = fn(&Rules) -> Body;
 
-const BODIES: [(&str, Begin); 3] = [("json", |_| Body::json()), ("form", |_| Body::form()), ("text", Body::text)];
+const BODIES: [(&str, Begin); 4] = [
+    ("json", |_| Body::json()),
+    ("form", |_| Body::form()),
+    ("multipart", |_| Body::multipart(b"a")),
+    ("text", Body::text),
+];
 
 /// The whole in parts of these sizes, over and over.
 fn pass(rules: &Rules, mut body: Body, text: &[u8], sizes: &[usize]) -> (Result<(), Why>, Vec<u8>, u32) {
@@ -533,6 +538,166 @@ fn what_is_clean_is_untouched() {
             let mut findings = Findings::default();
             let out = place(&rules, text.as_bytes(), &mut findings);
             prop_assert!(findings.total() > 0 || *out == *text.as_bytes(), "{}: {} became {}", name, &text, String::from_utf8_lossy(&out));
+        }
+    });
+}
+
+fn multipart(text: &[u8]) -> Result<String, Why> {
+    let rules = with(Kind::Mask, &[]);
+    let (result, out, found) = pass(&rules, Body::multipart(b"X-b"), text, &[usize::MAX]);
+    for sizes in [[1, 1], [2, 3], [7, 1], [5, 8192]] {
+        let parts = pass(&rules, Body::multipart(b"X-b"), text, &sizes);
+        assert_eq!(parts.0, result, "{}", String::from_utf8_lossy(text));
+        assert!(result.is_err() || (parts.1 == out && parts.2 == found), "{}", String::from_utf8_lossy(text));
+    }
+    result.map(|()| {
+        let (again, twice, _) = pass(&rules, Body::multipart(b"X-b"), &out, &[usize::MAX]);
+        assert_eq!((again, String::from_utf8_lossy(&twice)), (Ok(()), String::from_utf8_lossy(&out)));
+        String::from_utf8(out).unwrap()
+    })
+}
+
+/// One part with this head and this value.
+fn part(head: &str, value: &str) -> String {
+    format!("--X-b\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n--X-b--\r\n")
+}
+
+#[test]
+fn multipart_forms() {
+    let all = "--X-b\r\nContent-Disposition: form-data; name=\"mail\"\r\n\r\nbob@example.com\r\n\
+        --X-b\r\ncontent-disposition:form-data;name=password\r\nX-Api-Key: abc\r\n\r\nhunter2\r\n\
+        --X-b \t\r\nContent-Type: image/png\r\nContent-Disposition: form-data; name=\"f\"; filename=\"bob@example.com.png\"\r\n\r\n\x00\r\n-\r\n--X\r\n\
+        --X-b\nContent-Disposition: form-data; name=\"n\"\n\na\nb\n--X-b--";
+    let clean = "--X-b\r\nContent-Disposition: form-data; name=\"mail\"\r\n\r\n[email]\r\n\
+        --X-b\r\ncontent-disposition:form-data;name=password\r\nX-Api-Key: [field]\r\n\r\n[field]\r\n\
+        --X-b \t\r\nContent-Type: image/png\r\nContent-Disposition: form-data; name=\"f\"; filename=\"[email].png\"\r\n\r\n[UNSCANNED]\r\n\
+        --X-b\nContent-Disposition: form-data; name=\"n\"\n\na\nb\n--X-b--";
+    assert_eq!(multipart(all.as_bytes()).as_deref(), Ok(clean));
+    for (head, value, clean_head, clean_value) in [
+        ("name=\"a\"", "x\r\n--X-\r\n --X-b\r\n--X-bc", "name=\"a\"", "x\r\n--X-\r\n --X-b\r\n--X-bc"),
+        ("name=\"a\"", "", "name=\"a\"", ""),
+        ("name=\"a\"", "\r\n", "name=\"a\"", "\r\n"),
+        ("name=\"user[password]\"", "a\r\nb", "name=\"user[password]\"", "[field]"),
+        ("name=\"pass%77ord\"", "x", "name=\"pass%77ord\"", "[field]"),
+        ("name=\"pass\\\"word\"", "x", "name=\"pass\\\"word\"", "x"),
+        ("name=\"bob@example.com\"", "x", "name=\"[email]\"", "x"),
+        ("name=bob@example.com", "x", "name=\"[email]\"", "x"),
+        ("name=\"a;b\"; x=\"\\\\\"", "bob%40example.com", "name=\"a;b\"; x=\"\\\\\"", "[email]"),
+        ("name=a; filename=\"\"", "", "name=a; filename=\"\"", ""),
+        ("name=a; filename=b", "text", "name=a; filename=b", "[UNSCANNED]"),
+        ("name=a; filename*=UTF-8''b%20c", "x", "name=a; filename*=UTF-8''b%20c", "[UNSCANNED]"),
+        ("name=a; filename*=utf-8'en'bob%40example.com", "x", "name=a; filename*=utf-8'en'[email]", "[UNSCANNED]"),
+        ("name=a; filename*=ISO-8859-1''bob%40example.com", "x", "name=a; filename*=UTF-8''[UNSCANNED]", "[UNSCANNED]"),
+        ("filename=a", "x", "filename=a", "[UNSCANNED]"),
+        ("name=token; filename=b", "text", "name=token; filename=b", "[field]"),
+        (
+            "name=a\r\nContent-Type: text/plain; charset=UTF-8",
+            "bob@example.com",
+            "name=a\r\nContent-Type: text/plain; charset=UTF-8",
+            "[email]",
+        ),
+        (
+            "name=a\r\nContent-Type: text/plain; charset=utf-16",
+            "x",
+            "name=a\r\nContent-Type: text/plain; charset=utf-16",
+            "[UNSCANNED]",
+        ),
+        ("name=a\r\nContent-Type: application/json", "{}", "name=a\r\nContent-Type: application/json", "[UNSCANNED]"),
+        (
+            "name=a\r\nContent-Transfer-Encoding: base64",
+            "eA==",
+            "name=a\r\nContent-Transfer-Encoding: base64",
+            "[UNSCANNED]",
+        ),
+        ("name=a\r\nX-From: bob@example.com", "1", "name=a\r\nX-From: [email]", "1"),
+        ("name=a", "{\"password\":\"x\"}", "name=a", "{\"password\":\"[field]\"}"),
+    ] {
+        assert_eq!(multipart(part(head, value).as_bytes()), Ok(part(clean_head, clean_value)), "{head}: {value}");
+    }
+    // An empty line is the end of a head and of no value.
+    let short = "\r\n--X-b\r\nContent-Disposition: form-data; name=a\r\n\r\n--X-b--";
+    assert_eq!(multipart(short.as_bytes()).as_deref(), Ok(short));
+    assert_eq!(multipart(b"--X-b--\r\n").as_deref(), Ok("--X-b--\r\n"));
+    let long = "ab, ".repeat(20_000);
+    for (name, expected) in [("a", "[UNSCANNED]"), ("token", "[field]")] {
+        let head = format!("name={name}");
+        assert_eq!(multipart(part(&head, &long).as_bytes()), Ok(part(&head, expected)));
+    }
+    let latin = [part("name=a", "").strip_suffix("\r\n--X-b--\r\n").unwrap().as_bytes(), b"\xfc\r\n--X-b--"].concat();
+    assert!(multipart(&latin).unwrap().contains("\r\n\r\n[UNSCANNED]\r\n"));
+}
+
+#[test]
+fn multipart_forms_that_are_broken() {
+    for text in [
+        "",
+        "--X-b",
+        "--X-b\r\n",
+        "--X-b-\r\n",
+        "--X-c\r\n",
+        "hello\r\n--X-b--",
+        "--X-b--\r\nhello",
+        "--X-b\r\nbad\r\n\r\nx\r\n--X-b--",
+        "--X-b\r\n folded: x\r\n\r\nx\r\n--X-b--",
+        "--X-b\r\nContent-Disposition: form-data; name=a\r\n\r\nx",
+        &part("name=\"a", "x"),
+        &part("name=a; name=b", "x"),
+        &part("name", "x"),
+        &part("name=a\r\nContent-Disposition: form-data; name=password", "x"),
+        &part("name=a; filename*=bob@example.com", "x"),
+        &part("name=a; filename*=UTF-8'bob@example.com'x", "x"),
+    ] {
+        assert_eq!(multipart(text.as_bytes()), Err(Why::Broken), "{text}");
+    }
+    assert_eq!(multipart(part(&format!("name={}", "a".repeat(9000)), "x").as_bytes()), Err(Why::Long));
+    let latin = [b"--X-b\r\nA: \xfc".as_slice(), b"\r\n\r\nx\r\n--X-b--"].concat();
+    assert_eq!(multipart(&latin), Err(Why::Encoding));
+    let rules = with(Kind::Mask, &[]);
+    for boundary in ["", "a\r\nb", "a ", &"a".repeat(71)] {
+        let text = format!("--{boundary}--");
+        assert_eq!(pass(&rules, Body::multipart(boundary.as_bytes()), text.as_bytes(), &[9]).0, Err(Why::Broken));
+    }
+}
+
+/// Anything in and around parts.
+#[test]
+fn multipart_soup() {
+    let rules = every_action();
+    let sign = prop::sample::select(vec![
+        "--X-b\r\n",
+        "--X-b",
+        "--X-b--",
+        "\r\n",
+        "\n",
+        "\r",
+        "-",
+        "Content-Disposition: form-data; name=\"a\"",
+        "name=password",
+        "; ",
+        "\"",
+        "filename=",
+        "\r\n\r\n",
+        "\r\n--X-b\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n",
+        "\r\n--X-b--\r\n",
+        "bob@example.com",
+        "4111 1111 1111 1111",
+        "x",
+        "é",
+        "%40",
+        "hunter2",
+    ]);
+    let begin = "--X-b\r\nContent-Disposition: form-data; name=a\r\n\r\n";
+    proptest!(config(), |(parts in prop::collection::vec(sign, 0..14), begins: bool, sizes in prop::collection::vec(1..40_usize, 1..5))| {
+        let text = format!("{}{}", if begins { begin } else { "" }, parts.concat());
+        for rules in &rules {
+            let whole = pass(rules, Body::multipart(b"X-b"), text.as_bytes(), &[usize::MAX]);
+            let cut = pass(rules, Body::multipart(b"X-b"), text.as_bytes(), &sizes);
+            prop_assert_eq!(&whole.0, &cut.0, "{:?}", &text);
+            if whole.0.is_ok() {
+                prop_assert!(whole == cut, "{:?}: {:?}\n{:?}", &text, &whole, &cut);
+                let twice = pass(rules, Body::multipart(b"X-b"), &whole.1, &[usize::MAX]);
+                prop_assert_eq!(String::from_utf8_lossy(&twice.1), String::from_utf8_lossy(&whole.1), "{:?}", &text);
+            }
         }
     });
 }

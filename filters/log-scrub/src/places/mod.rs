@@ -7,6 +7,7 @@ mod cookie;
 mod encoding;
 mod form;
 mod json;
+mod multipart;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
@@ -18,6 +19,7 @@ use form::Form;
 use json::Json;
 use kit::alloc;
 use kit::prelude::*;
+use multipart::Multipart;
 
 /// Stands for what could not be looked at.
 const UNSCANNED: &[u8] = b"[UNSCANNED]";
@@ -40,7 +42,7 @@ pub enum Why {
     Encoding,
     /// It nests deeper than anyone needs.
     Deep,
-    /// A number or a word in it is too long.
+    /// A number or a word in it is too long, or the head of a part.
     Long,
 }
 
@@ -52,6 +54,7 @@ pub struct Body(Inner);
 enum Inner {
     Json(Box<Json>),
     Form(Form),
+    Multipart(Box<Multipart>),
     Text { stream: Box<Stream>, partial: Vec<u8>, failed: Option<Why> },
 }
 
@@ -70,6 +73,12 @@ impl Body {
         Self(Inner::Form(Form::default()))
     }
 
+    /// `multipart/form-data` with this boundary. Names are cleaned, and so is text, by its field's name; for a value of
+    /// more than 64 KiB, a file, or what is of another type, stands `[UNSCANNED]`.
+    pub fn multipart(boundary: &[u8]) -> Self {
+        Self(Inner::Multipart(Box::new(Multipart::new(boundary))))
+    }
+
     /// Plain text in UTF-8.
     pub fn text(rules: &Rules) -> Self {
         Self(Inner::Text { stream: Box::new(rules.stream("")), partial: Vec::new(), failed: None })
@@ -80,6 +89,7 @@ impl Body {
         match &mut self.0 {
             Inner::Json(json) => json.push(rules, part, out, findings),
             Inner::Form(form) => form.push(rules, part, out, findings),
+            Inner::Multipart(multipart) => multipart.push(rules, part, out, findings),
             Inner::Text { stream, partial, failed } => {
                 if failed.is_none() && !encoding::goes_on_as_utf8(partial, part) {
                     *failed = Some(Why::Encoding);
@@ -99,6 +109,7 @@ impl Body {
         match self.0 {
             Inner::Json(json) => json.finish(rules, out, findings),
             Inner::Form(form) => form.finish(rules, out, findings),
+            Inner::Multipart(multipart) => multipart.finish(),
             Inner::Text { stream, partial, failed } => {
                 stream.finish(rules, out, findings);
                 match failed {
