@@ -701,3 +701,174 @@ fn multipart_soup() {
         }
     });
 }
+
+fn text(text: &str) -> String {
+    let (rules, mut findings) = (with(Kind::Mask, &[]), Findings::default());
+    let out = places::text(&rules, "", text.as_bytes(), &mut findings).into_owned();
+    assert_eq!(out == text.as_bytes(), findings.total() == 0, "{text}");
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn texts() {
+    for (given, expected) in [
+        ("password=hunter2 and more", "password=[field] and more"),
+        ("password: \"hunter2\", user: bob", "password: \"[field]\", user: bob"),
+        ("password = 'it\\'s me' x", "password = '[field]' x"),
+        ("api_key => x1, b => 2", "api_key => [field], b => 2"),
+        ("token := `x`", "token := `[field]`"),
+        ("<password>x y</password><a>b</a>", "<password>[field]</password><a>b</a>"),
+        ("<ns:token type=\"a\"> x </ns:token>", "<ns:token type=\"a\"> [field] </ns:token>"),
+        ("<secret><![CDATA[a<b]]></secret>", "<secret><![CDATA[[field]]]></secret>"),
+        ("curl --token abc --user x", "curl --token [field] --user x"),
+        ("curl --token=abc -v", "curl --token=[field] -v"),
+        ("Authorization: Bearer abc\r\nHost: a", "Authorization: Bearer [field]\r\nHost: a"),
+        ("curl -H 'authorization: token abc' x", "curl -H 'authorization: token [field]' x"),
+        ("Cookie: a=1; b=2\nX: y", "Cookie: a=[field]; b=[field]\nX: y"),
+        ("Set-Cookie: a=1; Path=/\nX: y", "Set-Cookie: a=[field]; Path=/\nX: y"),
+        ("got {\"secret\":\"x\",\"pin\":1234} end", "got {\"secret\":\"[field]\",\"pin\":[field]} end"),
+        ("msg=\"{\\\"secret\\\":\\\"x\\\"}\"", "msg=\"{\\\"secret\\\":\\\"[field]\\\"}\""),
+        ("\"token\":[\"a\",{\"b\":\"c]\"}], d", "\"token\":[field], d"),
+        ("params[\"password\"] = 'x'", "params[\"password\"] = '[field]'"),
+        ("user[password]=x&a=b", "user[password]=[field]&a=b"),
+        ("password=\"open\nnext", "password=\"[field]\nnext"),
+        ("see https://bob:hunter2@example.com/a?token=b&c=d.", "see https://[field]@example.com/a?token=[field]&c=d."),
+        (
+            "1.2.3.4 - \"GET /a?pass%77ord=b&c=bob%40example.com HTTP/1.1\" 200",
+            "[ip] - \"GET /a?pass%77ord=[field]&c=[email] HTTP/1.1\" 200",
+        ),
+        ("\"GET /users/bob%40example.com HTTP/1.1\"", "\"GET /users/[email] HTTP/1.1\""),
+        ("(https://a.example/?card=4111+1111+1111+1111), ok", "(https://a.example/?card=[card]), ok"),
+        ("mail bob@example.com", "mail [email]"),
+    ] {
+        assert_eq!(text(given), expected, "{given}");
+        assert_eq!(text(expected), expected, "{expected}");
+    }
+    for given in [
+        "the password is wrong",
+        "token: none",
+        "password=null, secret: true",
+        "secret garden",
+        "<password/> <token></token>",
+        "token::new(x)",
+        "--password",
+        "--token --user x",
+        "a--token x",
+        "std::secret::x",
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36",
+        "see https://example.com/a?b=c, or /x?y=z.",
+        "a < b: c = d",
+        "password:",
+        "password=",
+        "",
+    ] {
+        assert_eq!(text(given), given, "{given}");
+    }
+    let rules = with(Kind::Mask, &[]);
+    let named = |name, given: &'static str| {
+        String::from_utf8(places::text(&rules, name, given.as_bytes(), &mut Findings::default()).into_owned()).unwrap()
+    };
+    assert_eq!(named("authorization", "Bearer x"), "Bearer [field]");
+    assert_eq!(named("phone", "030 1234567"), "[phone]");
+    let dropped = with(Kind::Drop, &[]);
+    let out = places::text(&dropped, "", b"password: a b c", &mut Findings::default()).into_owned();
+    assert_eq!(String::from_utf8_lossy(&out), "password: [] b c");
+    let words =
+        Config { action: How { kind: Kind::Replace, with: "no more".into(), ..How::default() }, ..Config::default() };
+    let out = places::text(&Rules::new(&words).unwrap(), "", b"password: a b", &mut Findings::default()).into_owned();
+    assert_eq!(String::from_utf8_lossy(&out), "password: no more b");
+}
+
+/// Hostile text takes no more time than its length: this would not end.
+#[test]
+fn long_texts() {
+    for piece in [
+        "password=\"",
+        "<token",
+        "<token>",
+        "--token ",
+        "token:",
+        "secret:{",
+        "=",
+        ":",
+        "://",
+        "/?",
+        "\\\"pin\\\":",
+        "token=[",
+        "a=",
+    ] {
+        let long = piece.repeat(40_000);
+        for rules in [with(Kind::Mask, &[]), with(Kind::Drop, &[])] {
+            places::text(&rules, "", long.as_bytes(), &mut Findings::default());
+        }
+    }
+}
+
+#[test]
+fn texts_a_second_time() {
+    let rules = every_action();
+    let sign = prop::sample::select(vec![
+        "=",
+        ":",
+        ": ",
+        " = ",
+        "=>",
+        "\"",
+        "'",
+        "\\\"",
+        "`",
+        "<",
+        ">",
+        "</",
+        "--",
+        " ",
+        "\n",
+        ",",
+        ";",
+        "&",
+        "{",
+        "}",
+        "[",
+        "]",
+        "?",
+        "/",
+        "://",
+        "%",
+        "\\",
+        "password",
+        "token",
+        "Cookie: ",
+        "Set-Cookie: ",
+        "Authorization: ",
+        "Bearer ",
+        "<password>",
+        "</password>",
+        "<![CDATA[",
+        "]]>",
+        "--token ",
+        "\"secret\":\"",
+        "hunter2",
+        "x",
+        "bob@example.com",
+        "https://",
+        "/a?b=",
+        "4111 1111 1111 1111",
+        "10.1.2.3",
+        "[field]",
+        "null",
+        "é",
+        "user:pw@",
+        "%40",
+        "**",
+    ]);
+    proptest!(config(), |(parts in prop::collection::vec(sign, 0..16))| {
+        let text = parts.concat();
+        for rules in &rules {
+            let mut findings = Findings::default();
+            let once = places::text(rules, "", text.as_bytes(), &mut findings).into_owned();
+            let twice = places::text(rules, "", &once, &mut Findings::default()).into_owned();
+            prop_assert!(once == twice, "{:?}\nbecame {:?}\nthen   {:?}", text, String::from_utf8_lossy(&once), String::from_utf8_lossy(&twice));
+            prop_assert!(findings.unscanned() == 0 || !once.is_empty());
+        }
+    });
+}

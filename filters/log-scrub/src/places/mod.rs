@@ -8,9 +8,11 @@ mod encoding;
 mod form;
 mod json;
 mod multipart;
+mod text;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
+pub use text::text;
 pub use url::{path, query, url};
 
 use crate::{Findings, Rule, Rules, Stream};
