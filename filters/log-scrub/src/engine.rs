@@ -195,7 +195,23 @@ impl Rules {
 
     /// Whether a text may have anything to find in it, whatever its name is.
     pub(crate) fn may_hold(&self, text: &[u8]) -> bool {
-        !self.own.is_empty() || anchors::next(text, 0, text.len(), self.wanted).is_some()
+        if !self.own.is_empty() {
+            return true;
+        }
+        let mut from = 0;
+        while let Some((at, kinds)) = anchors::next(text, from, text.len(), self.wanted) {
+            match digits::sparse(text, at, false) {
+                Some(end) if kinds == anchors::DIGITS && !self.has_addresses(text, at, end) => from = end,
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    /// Whether digits and signs have the anchors of IP addresses, the only ones there but for [`anchors::DIGITS`].
+    fn has_addresses(&self, text: &[u8], start: usize, end: usize) -> bool {
+        let wanted = self.wanted & anchors::ADDRESS;
+        wanted != 0 && anchors::next(text, start, end, wanted).is_some()
     }
 
     /// Whether a name may be a field's; no more than a quick guess, which is never wrong where it says no. It is no
@@ -211,7 +227,8 @@ impl Rules {
 
     /// The rule that covers a field of this name whatever its value is; the case does not matter, `-` and `_` neither.
     pub fn field(&self, name: &str) -> Option<Rule> {
-        self.names.has(name.as_bytes()).then_some(Rule(FIELD))
+        let name = name.as_bytes();
+        (self.names.may_have(name) && self.names.has(name)).then_some(Rule(FIELD))
     }
 
     /// Covers a whole value. Of credentials the scheme stays, and of a value that was covered before all.
@@ -292,6 +309,14 @@ impl Rules {
             }
             let mut cover = Cover::new(&rule.action, rule.normal);
             cover.push(value);
+            if let Tail::None = found.tail {
+                let written = out.len();
+                cover.finish(&rule.action, &rule.name, out);
+                state.before.note(out.get(written..).unwrap_or(&[]));
+                settled = settled.saturating_add(start).saturating_add(length);
+                state.moved(start.saturating_add(length));
+                continue;
+            }
             state.inside = Some(Inside { rule: index, tail: found.tail, cover });
             settled = settled.saturating_add(start).saturating_add(length);
             state.moved(start.saturating_add(length));
@@ -365,6 +390,17 @@ impl Rules {
                 continue;
             };
             state.from = at.saturating_add(1);
+            if kinds == anchors::DIGITS
+                && let Some(end) = digits::sparse(text, at, state.before.joins())
+            {
+                if !self.has_addresses(text, at, end) {
+                    state.from = state.from.max(end);
+                } else if let Some(skip) = state.skip.first_mut() {
+                    *skip = end;
+                    state.skip_all = state.skip_all.max(end);
+                }
+                continue;
+            }
             let view = View::new(&state.before, text, at);
             let mut best: Option<(usize, Found)> = None;
             let mut kinds = kinds;
