@@ -1,7 +1,7 @@
 //! Rules, and how text passes them.
 
 use crate::action::{self, Action, Cover};
-use crate::anchors;
+use crate::anchors::{self, Anchors};
 use crate::config::{Config, How, Kind};
 use crate::detectors::{self, Found, Look, Normal, Step, Tail};
 use crate::digits;
@@ -198,8 +198,8 @@ impl Rules {
         if !self.own.is_empty() {
             return true;
         }
-        let mut from = 0;
-        while let Some((at, kinds)) = anchors::next(text, from, text.len(), self.wanted) {
+        let (mut anchors, mut from) = (Anchors::new(text), 0);
+        while let Some((at, kinds)) = anchors.next(from, text.len(), self.wanted) {
             match digits::sparse(text, at, false) {
                 Some(end) if kinds == anchors::DIGITS && !self.has_addresses(text, at, end) => from = end,
                 _ => return true,
@@ -374,6 +374,7 @@ impl Rules {
 
     /// The next value of a detector, whose anchor is before the limit.
     fn detect(&self, state: &mut State, text: &[u8], limit: usize) -> Option<(usize, Found)> {
+        let mut anchors = Anchors::new(text);
         loop {
             let (mut wanted, mut until) = (self.wanted, limit);
             if state.skip_all > state.from {
@@ -382,7 +383,7 @@ impl Rules {
                     until = until.min(*skip);
                 }
             }
-            let Some((at, kinds)) = anchors::next(text, state.from, until, wanted) else {
+            let Some((at, kinds)) = anchors.next(state.from, until, wanted) else {
                 state.from = state.from.max(until);
                 if until >= limit {
                     return None;
