@@ -144,9 +144,6 @@ pub fn plan(settings: &Settings, random: &mut Random) -> Plan {
     let several = random.within(1, 8);
     while plan.items.len() < several {
         let item = item(settings, random);
-        if is_covered_in_part(&item) {
-            continue;
-        }
         let body = match item.place {
             Place::Body | Place::BodyName => Some(plan.request),
             Place::ResponseBody => Some(plan.response),
@@ -154,8 +151,9 @@ pub fn plan(settings: &Settings, random: &mut Random) -> Plan {
         };
         let is_field = matches!(item.fate, Fate::Covered { rule: "field", .. });
         // In plain text no field has a value; and what is broken may be the name that says what a value is.
-        let cannot_be =
-            body.is_some() && ((is_field && body == Some(BodyKind::Text)) || plan.broken.is_some() && is_named(&item));
+        let cannot_be = is_covered_in_part(&item, body)
+            || body.is_some()
+                && ((is_field && body == Some(BodyKind::Text)) || plan.broken.is_some() && is_named(&item));
         if !cannot_be {
             plan.items.push(item);
         }
@@ -163,11 +161,14 @@ pub fn plan(settings: &Settings, random: &mut Random) -> Plan {
     plan
 }
 
-/// What is known to be covered in part only: numbers with spaces in pairs, of which one reading finds the end.
-fn is_covered_in_part(item: &Item) -> bool {
-    matches!(item.fate, Fate::Covered { rule: "phone", .. })
-        && item.text.contains(' ')
-        && matches!(item.place, Place::Query | Place::Referer | Place::Location | Place::Body | Place::ResponseBody)
+/// What is known to be covered in part only: numbers with spaces where a text has several readings, of which one finds
+/// the end.
+fn is_covered_in_part(item: &Item, body: Option<BodyKind>) -> bool {
+    let read_once = match body {
+        Some(body) => body != BodyKind::Form && item.encoding != Encoding::Url,
+        None => matches!(item.place, Place::Header | Place::UserAgent | Place::ResponseHeader),
+    };
+    matches!(item.fate, Fate::Covered { rule: "phone", .. }) && item.text.contains(' ') && !read_once
 }
 
 /// Whether an item is found under its name alone.
