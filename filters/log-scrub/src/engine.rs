@@ -16,31 +16,49 @@ use kit::{Refusal, alloc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule(usize);
 
-/// What was found, by rule.
+/// What was found, by rule, and how often something could not be looked at.
 #[derive(Clone, Debug, Default)]
-pub struct Findings(Vec<u32>);
+pub struct Findings {
+    by_rule: Vec<u32>,
+    unscanned: u32,
+}
 
 impl Findings {
     /// How often each rule that found anything did.
     pub fn iter<'a>(&'a self, rules: &'a Rules) -> impl Iterator<Item = (&'a str, u32)> {
-        rules.all.iter().zip(&self.0).map(|(rule, count)| (&*rule.name, *count)).filter(|(_, count)| *count > 0)
+        rules.all.iter().zip(&self.by_rule).map(|(rule, count)| (&*rule.name, *count)).filter(|(_, count)| *count > 0)
     }
 
     /// How many there are.
     pub fn total(&self) -> u32 {
-        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.by_rule.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Whether there is anything to tell.
+    pub(crate) fn any(&self) -> bool {
+        self.unscanned > 0 || self.by_rule.iter().any(|count| *count > 0)
     }
 
     /// Forgets them, to be used again.
     pub fn clear(&mut self) {
-        self.0.fill(0);
+        self.by_rule.fill(0);
+        self.unscanned = 0;
+    }
+
+    /// How many parts of values could not be looked at: `[UNSCANNED]` stands for each.
+    pub fn unscanned(&self) -> u32 {
+        self.unscanned
+    }
+
+    pub(crate) fn add_unscanned(&mut self) {
+        self.unscanned = self.unscanned.saturating_add(1);
     }
 
     fn add(&mut self, rule: usize) {
-        if self.0.len() <= rule {
-            self.0.resize(rule.saturating_add(1), 0);
+        if self.by_rule.len() <= rule {
+            self.by_rule.resize(rule.saturating_add(1), 0);
         }
-        if let Some(count) = self.0.get_mut(rule) {
+        if let Some(count) = self.by_rule.get_mut(rule) {
             *count = count.saturating_add(1);
         }
     }
@@ -80,12 +98,20 @@ impl Rules {
     /// # Errors
     /// A name that is not known or stands twice; an action that lacks what it needs, or whose result would be found again.
     pub fn new(config: &Config) -> Result<Self, Refusal> {
-        let key = match &config.hmac_key {
+        let key = match (&config.hmac_key, &config.hmac_key_env) {
+            (None, None) => None,
+            (Some(key), None) => Some(("hmac_key", key.0.clone())),
+            (None, Some(name)) => {
+                let missing = "is no environment variable of the VM, set it in its configuration";
+                let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
+                Some(("hmac_key_env", key))
+            }
+            (Some(_), Some(_)) => return Err(Refusal::at("hmac_key_env", "is given beside `hmac_key`, take one out")),
+        };
+        let short = |path| Refusal::at(path, "is too short, give 32 bytes at least");
+        let key = match key {
             None => None,
-            Some(key) => Some(
-                action::key(key.0.as_bytes())
-                    .ok_or_else(|| Refusal::at("hmac_key", "is too short, give 32 bytes at least"))?,
-            ),
+            Some((path, key)) => Some(action::key(key.as_bytes()).ok_or_else(|| short(path))?),
         };
         let compile = |how: &How, ip: bool| -> Result<Action, Refusal> {
             Ok(match how.kind {
@@ -168,11 +194,28 @@ impl Rules {
             for before in ["", "Bearer ", "Basic "] {
                 self.scrub("", &[before.as_bytes(), text].concat(), &mut findings);
             }
-            if findings.total() > 0 {
+            // Of such a text a part would stay each time that the field is covered.
+            if findings.total() > 0 || fields::scheme(text) > 0 {
                 return Err(Refusal::at("with", "is itself what a rule finds, give a text such as <removed>"));
             }
         }
         Ok(())
+    }
+
+    /// What a text has somewhere if anything is to be found in it; more than that if there are rules of one's own.
+    pub(crate) fn anchors(&self) -> (u8, bool) {
+        (self.wanted, !self.own.is_empty())
+    }
+
+    /// Whether a text may have anything to find in it, whatever its name is.
+    pub(crate) fn may_hold(&self, text: &[u8]) -> bool {
+        !self.own.is_empty() || anchors::next(text, 0, text.len(), self.wanted).is_some()
+    }
+
+    /// Whether a name may be a field's; no more than a quick guess, which is never wrong where it says no. It is no
+    /// part of a longer name.
+    pub(crate) fn may_be_field(&self, name: &[u8]) -> bool {
+        self.names.may_have(name)
     }
 
     /// The names of all rules, by [`Rule`].

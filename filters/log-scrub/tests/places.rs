@@ -118,7 +118,11 @@ fn queries() {
         ("state=a%3D1%26token%3Dabc", "state=a%3D1%26token%3D[field]"),
         ("q=%7B%22password%22%3A%22x%22%7D", "q=%7B%22password%22:%22[field]%22%7D"),
         ("authorization=Bearer+abc", "authorization=Bearer+[field]"),
-        ("return=first=last@example.com", "return=first%3D[email]"),
+        ("return=first=last@example.com", "return=[email]"),
+        (
+            "mail=%22ann+b%22@example.com&u=%E7%94%A8%E6%88%B7@%E4%BE%8B%E5%AD%90.%E5%85%AC%E5%8F%B8",
+            "mail=[email]&u=[email]",
+        ),
     ] {
         assert_eq!(clean(places::query, text), expected, "{text}");
     }
@@ -166,6 +170,16 @@ fn forms() {
     assert_eq!(form("name=Bob&password=hunter2&mail=bob%40example.com"), "name=Bob&password=[field]&mail=[email]");
     let long = "x".repeat(70_000);
     assert_eq!(form(&format!("a={long}&password={long}&{long}&b=1")), "a=[UNSCANNED]&password=[field]&[UNSCANNED]&b=1");
+    assert_eq!(
+        form("a=%fcx&password=%ff&%ff=x&%c3%bc=%c3%bc"),
+        "a=[UNSCANNED]&password=[field]&[UNSCANNED]&%c3%bc=%c3%bc"
+    );
+    let rules = with(Kind::Mask, &[]);
+    for text in [b"a=\xfc&b=1".as_slice(), b"a=1&b=\xc3", b"\xff"] {
+        assert_eq!(pass(&rules, Body::form(), text, &[1]).0, Err(Why::Encoding));
+        assert_eq!(pass(&rules, Body::form(), text, &[9]).0, Err(Why::Encoding));
+    }
+    assert_eq!(pass(&rules, Body::form(), "a=ü".as_bytes(), &[1]).0, Ok(()));
     let fits = format!("a={}&b=1", "x".repeat((64 << 10) - 2));
     assert_eq!(form(&fits), fits);
 }

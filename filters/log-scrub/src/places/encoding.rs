@@ -41,7 +41,7 @@ pub(super) const QUERY: Code = Code { usual: Layer::Plus, signs: b"!$'()+,/:@<>"
 impl Code {
     /// Cleans a text in every reading; none if there was nothing to find.
     pub(super) fn clean(self, scan: Scan<'_>, name: &str, raw: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
-        settle(raw, |raw| {
+        settle(raw, findings, |raw, findings| {
             let mut clean: Option<Vec<u8>> = None;
             for layers in READINGS {
                 let Some(text) = read(layers, clean.as_deref().unwrap_or(raw)) else { continue };

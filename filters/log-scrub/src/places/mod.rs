@@ -6,10 +6,12 @@
 mod cookie;
 mod encoding;
 mod form;
+mod header;
 mod json;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
+pub use header::Header;
 pub use url::{path, query, url};
 
 use crate::{Findings, Rule, Rules, Stream};
@@ -20,7 +22,7 @@ use kit::alloc;
 use kit::prelude::*;
 
 /// Stands for what could not be looked at.
-const UNSCANNED: &[u8] = b"[UNSCANNED]";
+pub(crate) const UNSCANNED: &[u8] = b"[UNSCANNED]";
 
 /// How deep a value in a value is taken apart: JSON in a string, a URL in a query.
 const DEPTH: u8 = 3;
@@ -64,7 +66,8 @@ impl Body {
         Self(Inner::Json(Box::new(Json::new(DEPTH, "", true))))
     }
 
-    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB stands `[UNSCANNED]`.
+    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB, or that is not UTF-8 when it is decoded,
+    /// stands `[UNSCANNED]`.
     pub fn form() -> Self {
         Self(Inner::Form(Form::default()))
     }
@@ -97,10 +100,7 @@ impl Body {
     pub fn finish(self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         match self.0 {
             Inner::Json(json) => json.finish(rules, out, findings),
-            Inner::Form(form) => {
-                form.finish(rules, out, findings);
-                Ok(())
-            }
+            Inner::Form(form) => form.finish(rules, out, findings),
             Inner::Text { stream, partial, failed } => {
                 stream.finish(rules, out, findings);
                 match failed {
@@ -137,9 +137,15 @@ impl<'r> Scan<'r> {
         })
     }
 
+    /// Whether [`Scan::value`] may find anything, whatever the name is; a quick guess, never wrong where it says no.
+    fn may_change(self, text: &[u8]) -> bool {
+        self.rules.may_hold(text)
+            || (self.depth > 0 && (json::looks_so(text) || memchr::memchr(b'=', text).is_some() || url::looks_so(text)))
+    }
+
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
     fn value(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
-        settle(text, |text| self.value_once(name, text, findings))
+        settle(text, findings, |text, findings| self.value_once(name, text, findings))
     }
 
     fn value_once(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
@@ -171,14 +177,19 @@ impl<'r> Scan<'r> {
 }
 
 /// Cleans a text until nothing changes any more; none if nothing did.
-fn settle(text: &[u8], mut once: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let mut clean = once(text)?;
+fn settle(
+    text: &[u8],
+    findings: &mut Findings,
+    mut once: impl FnMut(&[u8], &mut Findings) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let mut clean = once(text, findings)?;
     for _ in 0..ROUNDS {
-        match once(&clean) {
+        match once(&clean, findings) {
             Some(again) => clean = again,
             None => return Some(clean),
         }
     }
+    findings.add_unscanned();
     Some(UNSCANNED.into())
 }
 
@@ -226,4 +237,17 @@ fn pieces(text: &[u8], is_separator: impl Fn(u8) -> bool) -> impl Iterator<Item 
         start = start.saturating_add(piece.len()).saturating_add(1);
         (at, piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_settles_is_not_shown_and_counted() {
+        let mut findings = Findings::default();
+        let more = |text: &[u8], _: &mut Findings| Some([text, b"x"].concat());
+        assert_eq!(settle(b"a", &mut findings, more).as_deref(), Some(UNSCANNED));
+        assert_eq!((findings.unscanned(), findings.total()), (1, 0));
+    }
 }

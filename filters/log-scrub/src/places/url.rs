@@ -164,11 +164,11 @@ impl Scan<'_> {
     fn user<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let user = AUTHORITY.decoded(text);
         let Some(rule) = self.rules.field("password").or_else(|| self.rules.field("authorization")) else {
-            return if user.is_empty() || text == UNSCANNED {
-                Cow::Borrowed(text)
-            } else {
-                Cow::Owned(UNSCANNED.into())
-            };
+            if user.is_empty() || text == UNSCANNED {
+                return Cow::Borrowed(text);
+            }
+            findings.add_unscanned();
+            return Cow::Owned(UNSCANNED.into());
         };
         let cover = self.rules.cover(rule, &user, findings);
         if *cover == *user { Cow::Borrowed(text) } else { Cow::Owned(AUTHORITY.encoded(&cover)) }
