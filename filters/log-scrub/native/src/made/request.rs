@@ -238,6 +238,12 @@ impl Item {
         name
     }
 
+    /// The name of what it is in: of a value in a value, only the inner one says what it is.
+    fn outer(&self) -> &str {
+        let is_inner = matches!(self.encoding, Encoding::Nested | Encoding::NestedTwice | Encoding::Url);
+        if is_inner { "data" } else { &self.name }
+    }
+
     fn whole(&self) -> String {
         format!("{}{}{}", self.before, self.text, self.after)
     }
@@ -516,7 +522,7 @@ fn pair(out: &mut Written, item: &Item) -> Vec<u8> {
         out.put("=1");
         return bytes;
     }
-    out.put(&format!("{}=", encode(&item.name, "+", b"[]")));
+    out.put(&format!("{}=", encode(item.outer(), "+", b"[]")));
     let value = match item.encoding {
         Encoding::Plain => encode(&text, "%20", b"@:/!$'(),*?"),
         Encoding::Percent => encode(&text, "+", b""),
@@ -568,7 +574,7 @@ fn member(out: &mut Written, item: &Item, random: &mut Random) -> Vec<u8> {
         out.put(": true");
         return bytes;
     }
-    out.put(&format!("{}:", quoted(&item.name)));
+    out.put(&format!("{}:", quoted(item.outer())));
     // Digits alone may be a number.
     let is_number = text.len() < 20 && !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && item.encoding == Encoding::Percent { out.item(&text) } else { out.item(&value) }
