@@ -2,6 +2,7 @@
 #![allow(clippy::arithmetic_side_effects, clippy::cast_precision_loss, clippy::as_conversions, clippy::unwrap_used)]
 
 use log_scrub::config::{Config, Pack};
+use log_scrub::places::Body;
 use log_scrub::{Findings, Rules};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -73,7 +74,7 @@ fn main() {
     let chosen = std::env::args().nth(1).unwrap_or_default();
     let everything = vec![Pack::Secrets, Pack::Pii, Pack::PiiCn, Pack::Financial];
     for (which, packs) in [("by default", None), ("everything", Some(everything))] {
-        println!("{which}: MB/s whole, MB/s in parts of 16 KiB");
+        println!("{which}: MB/s of text whole, in parts of 16 KiB, and as JSON");
         let rules = Rules::new(&Config { packs, ..Config::default() }).unwrap();
         for (name, text) in texts.iter().filter(|(name, _)| name.contains(&chosen)) {
             let whole = speed(|| {
@@ -91,7 +92,24 @@ fn main() {
                 stream.finish(&rules, &mut out, &mut findings);
                 black_box(&out);
             });
-            println!("  {name:20} {whole:8.0} {parts:8.0}");
+            // What is no JSON already is a string in some.
+            let json = if text.starts_with('{') {
+                let end = text.rfind("},").unwrap_or(0);
+                format!("[{}}}]", text.get(..end).unwrap_or_default())
+            } else {
+                format!("[{}]", vec![format!("\"{}\"", text.get(..1000).unwrap_or_default()); LENGTH / 1000].join(","))
+            };
+            let json = speed(|| {
+                let mut findings = Findings::default();
+                let mut body = Body::json();
+                out.clear();
+                for part in black_box(json.as_bytes()).chunks(16 * 1024) {
+                    body.push(&rules, part, &mut out, &mut findings);
+                }
+                body.finish(&rules, &mut out, &mut findings).unwrap();
+                black_box(&out);
+            });
+            println!("  {name:20} {whole:8.0} {parts:8.0} {json:8.0}");
         }
     }
 }

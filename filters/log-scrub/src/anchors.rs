@@ -24,6 +24,8 @@ pub(crate) const SCHEME: u8 = 1 << 7;
 /// How many anchors there are.
 pub(crate) const COUNT: usize = 8;
 
+use crate::blocks::{Bits, SEEN};
+
 /// What a domain begins with: letters and digits, the first bytes of characters of other scripts, and a bracket.
 const HOST: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz[\xc3\xc4\xc5\xc6\xc7\xc8\xc9\xca\xcb\xcc\xcd\xce\xcf\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xdb\xdc\xdd\xde\xdf\xe0\xe1\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xeb\xec\xed\xee\xef\xf0\xf1\xf2\xf3\xf4";
 
@@ -202,6 +204,118 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
         rest = rest.get(STEP..).unwrap_or(&[]);
     }
     done.min(most)
+}
+
+/// Where a value has to be looked at, by its bytes: none of ASCII, one that JSON escapes, or of values in values.
+const IN_VALUES: u8 = 1;
+/// Where a name has to.
+const IN_NAMES: u8 = 2;
+const QUOTE: u8 = 4;
+
+/// What a byte is.
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
+const KINDS: [u8; 256] = kinds();
+
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        kinds[byte] = match byte as u8 {
+            b'"' => QUOTE,
+            0..b' ' | b'\\' | 128.. | b'[' | b']' | b'{' | b'}' => IN_VALUES | IN_NAMES,
+            b'=' | b'/' => IN_VALUES,
+            b' ' | b'.' => IN_NAMES,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+}
+
+/// The bits of a block. Anchors count for both, values and names.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+pub(crate) fn bits(seen: &[u8; SEEN], wanted: u8) -> Bits {
+    one_by_one(seen, wanted)
+}
+
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
+fn one_by_one(seen: &[u8; SEEN], wanted: u8) -> Bits {
+    let mut bits = Bits::default();
+    for (place, three) in seen.array_windows::<3>().enumerate() {
+        let [byte, ..] = *three;
+        let kind = anchors_of(&KINDS, byte);
+        let anchor = u8::from(at(*three) & wanted != 0);
+        let bit = |set: u8| u64::from(set != 0) << (place & 63);
+        bits.quotes |= bit(kind & QUOTE);
+        bits.values |= bit(kind & IN_VALUES | anchor);
+        bits.names |= bit(kind & IN_NAMES | anchor);
+    }
+    bits
+}
+
+/// The bits of a block. Anchors count for both, values and names.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) fn bits(seen: &[u8; SEEN], wanted: u8) -> Bits {
+    use core::arch::wasm32::{
+        i8x16_eq, i8x16_lt, i8x16_splat, u8x16_add_sat, u8x16_bitmask, u8x16_shr, u8x16_shuffle, u8x16_splat,
+        u8x16_swizzle, v128, v128_and, v128_or,
+    };
+
+    /// By low and high half: brackets, `=`, `/`, space, `.`.
+    const LOW: [u8; 16] = [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, 16, 4];
+    const HIGH: [u8; 16] = [0, 0, 28, 2, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    fn load(bytes: &[u8; 16]) -> v128 {
+        // SAFETY: sixteen bytes are there, and a load need not be aligned.
+        #[allow(unsafe_code)]
+        unsafe {
+            core::arch::wasm32::v128_load(bytes.as_ptr().cast())
+        }
+    }
+
+    let [(l0, h0), (l1, h1), (l2, h2)] = &HALVES;
+    let wanted = u8x16_splat(wanted);
+    let (l0, l1, l2) = (v128_and(load(l0), wanted), load(l1), load(l2));
+    let (h0, h1, h2) = (load(h0), load(h1), load(h2));
+    let (low, high) = (load(&LOW), load(&HIGH));
+    let halves = |bytes: v128| (v128_and(bytes, u8x16_splat(15)), u8x16_shr(bytes, 4));
+    let places = |(low, high): (v128, v128)| {
+        (
+            v128_and(u8x16_swizzle(l1, low), u8x16_swizzle(h1, high)),
+            v128_and(u8x16_swizzle(l2, low), u8x16_swizzle(h2, high)),
+        )
+    };
+    // The last two bytes, which only the ends of anchors may be.
+    let [t0, t1] = seen.last_chunk().copied().unwrap_or_default();
+    let mut after = places(halves(load(&[t0, t1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])));
+    let mut bits = Bits::default();
+    let (chunks, _) = seen.as_chunks::<16>();
+    for chunk in chunks.iter().take(4).rev() {
+        let bytes = load(chunk);
+        let halves = halves(bytes);
+        let first = v128_and(u8x16_swizzle(l0, halves.0), u8x16_swizzle(h0, halves.1));
+        let here = places(halves);
+        let second = u8x16_shuffle::<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16>(here.0, after.0);
+        let third = u8x16_shuffle::<2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17>(here.1, after.1);
+        after = here;
+        let anchors = v128_and(v128_and(first, second), third);
+        let class = v128_and(u8x16_swizzle(low, halves.0), u8x16_swizzle(high, halves.1));
+        // Signed: what is not ASCII is less than zero.
+        let odd = v128_or(i8x16_lt(bytes, i8x16_splat(32)), i8x16_eq(bytes, i8x16_splat(92)));
+        let both = v128_or(anchors, odd);
+        // The highest bit where any is set.
+        let any = |of: i8| {
+            let set = v128_or(both, v128_and(class, i8x16_splat(of)));
+            u8x16_bitmask(u8x16_add_sat(set, u8x16_splat(127)))
+        };
+        let quotes = u8x16_bitmask(i8x16_eq(bytes, i8x16_splat(34)));
+        bits.quotes = bits.quotes << 16 | u64::from(quotes);
+        bits.values = bits.values << 16 | u64::from(any(7));
+        bits.names = bits.names << 16 | u64::from(any(25));
+    }
+    bits
 }
 
 #[cfg(test)]

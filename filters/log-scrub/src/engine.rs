@@ -34,6 +34,11 @@ impl Findings {
         self.by_rule.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// Whether there is anything to tell.
+    pub(crate) fn any(&self) -> bool {
+        self.unscanned > 0 || self.by_rule.iter().any(|count| *count > 0)
+    }
+
     /// Forgets them, to be used again.
     pub fn clear(&mut self) {
         self.by_rule.fill(0);
@@ -93,12 +98,20 @@ impl Rules {
     /// # Errors
     /// A name that is not known or stands twice; an action that lacks what it needs, or whose result would be found again.
     pub fn new(config: &Config) -> Result<Self, Refusal> {
-        let key = match &config.hmac_key {
+        let key = match (&config.hmac_key, &config.hmac_key_env) {
+            (None, None) => None,
+            (Some(key), None) => Some(("hmac_key", key.0.clone())),
+            (None, Some(name)) => {
+                let missing = "is no environment variable of the VM, set it in its configuration";
+                let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
+                Some(("hmac_key_env", key))
+            }
+            (Some(_), Some(_)) => return Err(Refusal::at("hmac_key_env", "is given beside `hmac_key`, take one out")),
+        };
+        let short = |path| Refusal::at(path, "is too short, give 32 bytes at least");
+        let key = match key {
             None => None,
-            Some(key) => Some(
-                action::key(key.0.as_bytes())
-                    .ok_or_else(|| Refusal::at("hmac_key", "is too short, give 32 bytes at least"))?,
-            ),
+            Some((path, key)) => Some(action::key(key.as_bytes()).ok_or_else(|| short(path))?),
         };
         let compile = |how: &How, ip: bool| -> Result<Action, Refusal> {
             Ok(match how.kind {
@@ -187,6 +200,22 @@ impl Rules {
             }
         }
         Ok(())
+    }
+
+    /// What a text has somewhere if anything is to be found in it; more than that if there are rules of one's own.
+    pub(crate) fn anchors(&self) -> (u8, bool) {
+        (self.wanted, !self.own.is_empty())
+    }
+
+    /// Whether a text may have anything to find in it, whatever its name is.
+    pub(crate) fn may_hold(&self, text: &[u8]) -> bool {
+        !self.own.is_empty() || anchors::next(text, 0, text.len(), self.wanted).is_some()
+    }
+
+    /// Whether a name may be a field's; no more than a quick guess, which is never wrong where it says no. It is no
+    /// part of a longer name.
+    pub(crate) fn may_be_field(&self, name: &[u8]) -> bool {
+        self.names.may_have(name)
     }
 
     /// The names of all rules, by [`Rule`].

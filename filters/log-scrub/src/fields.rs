@@ -46,7 +46,13 @@ const USUAL: [&str; 39] = [
 ];
 
 /// The names, as [`plain`] has them, in order.
-pub(crate) struct Names(Vec<Box<[u8]>>);
+pub(crate) struct Names {
+    all: Vec<Box<[u8]>>,
+    /// By the low bits of the first sign of a name, which of the last signs there are: no matter which case.
+    ends: [u32; 32],
+    /// By the low bits of the first and the last sign, the lengths, up to 63.
+    lengths: [u64; 64],
+}
 
 impl Names {
     pub(crate) fn new(usual: bool, more: &[String], except: &[String]) -> Self {
@@ -56,13 +62,48 @@ impl Names {
         names.retain(|name| !except.contains(name));
         names.sort_unstable();
         names.dedup();
-        Self(names)
+        let (mut ends, mut lengths) = ([0; 32], [0; 64]);
+        for name in &names {
+            let Some((first, last)) = name.first().zip(name.last()) else { continue };
+            if let Some(ends) = ends.get_mut(usize::from(first & 31)) {
+                *ends |= 1 << (last & 31);
+            }
+            if let Some(lengths) = lengths.get_mut(mixed(*first, *last)) {
+                *lengths |= length(name.len());
+            }
+        }
+        Self { all: names, ends, lengths }
+    }
+
+    /// Whether a name may be one of them: quickly said, and never wrong where it says no.
+    #[inline]
+    pub(crate) fn may_have(&self, name: &[u8]) -> bool {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else { return true };
+        let place = usize::from(first & 31);
+        let ends = self.ends.get(place).copied().unwrap_or(u32::MAX);
+        // Only then is it worth to see what counts of it.
+        if ends >> (last & 31) & 1 == 0 && !matches!(first, b'-' | b'_') && !matches!(last, b'-' | b'_') {
+            return false;
+        }
+        let counted = name.iter().filter_map(letter);
+        let Some((first, last)) = counted.clone().next().zip(counted.clone().next_back()) else { return true };
+        let place = mixed(first, last);
+        self.lengths.get(place).copied().unwrap_or(u64::MAX) & length(counted.count()) != 0
     }
 
     /// In any case, `-` and `_` alike.
     pub(crate) fn has(&self, name: &[u8]) -> bool {
-        self.0.binary_search_by(|known| known.iter().copied().cmp(name.iter().filter_map(letter))).is_ok()
+        self.all.binary_search_by(|known| known.iter().copied().cmp(name.iter().filter_map(letter))).is_ok()
     }
+}
+
+fn mixed(first: u8, last: u8) -> usize {
+    usize::from((first & 31) ^ (last << 1) & 63)
+}
+
+/// Of a length its bit; long ones have one together.
+fn length(length: usize) -> u64 {
+    1 << length.min(63)
 }
 
 /// `userPassword`, `user-password` and `user_password` are one name.
@@ -81,4 +122,24 @@ pub(crate) fn scheme(value: &[u8]) -> usize {
     let Some(space) = value.iter().position(|byte| *byte == b' ') else { return 0 };
     let scheme = value.get(..space).unwrap_or(&[]);
     if SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)) { space.saturating_add(1) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn a_quick_look_misses_no_name() {
+        let long = "a_long_name_".repeat(20);
+        let names = Names::new(true, &[long.clone(), "-Zx_".to_string(), "é".to_string()], &[]);
+        for name in USUAL.iter().copied().chain([&*long, "zx", "É", "é"]) {
+            for name in [name.to_string(), name.to_uppercase(), format!("_{name}-"), name.replace('_', "-")] {
+                assert!(!names.has(name.as_bytes()) || names.may_have(name.as_bytes()), "{name}");
+            }
+        }
+        for name in ["price", "name", "id", "created", "description", "tags", "uuid", "active"] {
+            assert!(!names.may_have(name.as_bytes()), "{name}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 use super::encoding::{goes_on_as_utf8, hex};
 use super::{LONG, Scan, UNSCANNED, Why, settle};
+use crate::blocks::Blocks;
 use crate::{Findings, Rule, Rules, Stream};
 use alloc::borrow::Cow;
 use kit::alloc;
@@ -21,8 +22,12 @@ const PIECE: usize = 4096;
 
 /// JSON that comes in parts.
 pub(super) struct Json {
-    /// The name of the whole, as context.
-    name: Box<str>,
+    /// The name of the whole, as context, and then those of the objects within each other.
+    names: String,
+    /// How much of them is the name of the next value outside all objects.
+    name: usize,
+    /// Whether that name itself covers, or the end of it that is kept does.
+    covers: bool,
     /// How deep JSON in strings is yet read.
     depth: u8,
     /// Whether objects and arrays may stand one after the other.
@@ -40,9 +45,13 @@ struct Frame {
     is_object: bool,
     /// The rule that covers all of it.
     covered: Option<Rule>,
-    /// The name of the next value, and the rule that covers it.
-    name: String,
+    /// Where in `names` those of its values are.
+    base: usize,
+    /// Where the name of the next value is, and the rule that covers it.
+    name: (usize, usize),
     rule: Option<Rule>,
+    /// Whether the name covers though no rule says so: of a long name just the end is kept, and looked up again.
+    covers: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,6 +105,7 @@ pub(super) fn looks_so(text: &[u8]) -> bool {
 /// Cleans a text that is JSON; none if it is not.
 pub(super) fn whole(scan: Scan<'_>, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
     let mut json = Json::new(scan.depth, name, false);
+    json.covers = scan.rules.field(name).is_some();
     let mut out = Vec::new();
     json.push(scan.rules, text, &mut out, findings);
     json.finish(scan.rules, &mut out, findings).ok()?;
@@ -106,7 +116,9 @@ impl Json {
     pub(super) fn new(depth: u8, name: &str, several: bool) -> Self {
         let expects = if several { Expects::First } else { Expects::Value };
         Self {
-            name: name.into(),
+            names: name.into(),
+            name: name.len(),
+            covers: false,
             depth,
             several,
             frames: Vec::new(),
@@ -119,10 +131,13 @@ impl Json {
 
     pub(super) fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
         let scan = Scan { rules, depth: self.depth };
+        let mut blocks = Blocks::new(part, rules.anchors().0);
         let mut rest = part;
-        while self.failed.is_none()
-            && let Some((byte, after)) = rest.split_first()
-        {
+        while self.failed.is_none() {
+            if let Token::None = self.token {
+                rest = self.glide(scan, part, part.len().saturating_sub(rest.len()), &mut blocks, out, findings);
+            }
+            let Some((byte, after)) = rest.split_first() else { break };
             let step = match &mut self.token {
                 Token::None => self.structure(*byte, out).map(|taken| if taken { after } else { rest }),
                 Token::Word => self.word(scan, rest, out, findings),
@@ -170,11 +185,7 @@ impl Json {
                 if self.frames.len() >= DEEP {
                     return Err(Why::Deep);
                 }
-                let (name, rule) = self.context();
-                let is_object = byte == b'{';
-                let frame = Frame { is_object, covered: rule, name: name.into(), rule };
-                self.frames.push(frame);
-                self.expects = if is_object { Expects::NameOrEnd } else { Expects::ValueOrEnd };
+                self.open(byte == b'{');
             }
             b'}' | b']' => {
                 let fits = match self.expects {
@@ -183,10 +194,9 @@ impl Json {
                     Expects::NameOrEnd => byte == b'}',
                     _ => false,
                 };
-                if !fits || self.frames.pop().is_none_or(|frame| frame.is_object != (byte == b'}')) {
+                if !fits || !self.close(byte == b'}') {
                     return Err(Why::Broken);
                 }
-                self.ended(true);
             }
             b',' if self.expects == Expects::CommaOrEnd => {
                 let is_object = self.frames.last().is_some_and(|frame| frame.is_object);
@@ -207,9 +217,27 @@ impl Json {
         Ok(true)
     }
 
+    /// An object or an array begins.
+    fn open(&mut self, is_object: bool) {
+        let outer = (0, self.name);
+        let (name, rule, covers) =
+            self.frames.last().map_or((outer, None, self.covers), |frame| (frame.name, frame.rule, frame.covers));
+        self.frames.push(Frame { is_object, covered: rule, base: self.names.len(), name, rule, covers });
+        self.expects = if is_object { Expects::NameOrEnd } else { Expects::ValueOrEnd };
+    }
+
+    /// An object or an array ends, if it is what there is.
+    fn close(&mut self, is_object: bool) -> bool {
+        let Some(frame) = self.frames.pop_if(|frame| frame.is_object == is_object) else { return false };
+        self.names.truncate(frame.base);
+        self.ended(true);
+        true
+    }
+
     /// The name of the value that comes, and the rule that covers it.
     fn context(&self) -> (&str, Option<Rule>) {
-        self.frames.last().map_or((&self.name, None), |frame| (&frame.name, frame.rule))
+        let ((start, end), rule) = self.frames.last().map_or(((0, self.name), None), |frame| (frame.name, frame.rule));
+        (self.names.get(start..end).unwrap_or(""), rule)
     }
 
     /// A value has ended.
@@ -225,12 +253,202 @@ impl Json {
     fn named(&mut self, name: &[u8], rule: Option<Rule>) {
         self.token = Token::None;
         self.expects = Expects::Colon;
+        self.note(name, rule);
+    }
+
+    /// Keeps the name of the next value.
+    fn note(&mut self, name: &[u8], rule: Option<Rule>) {
         if let Some(frame) = self.frames.last_mut() {
             frame.rule = frame.covered.or(rule);
             let tail = name.get(name.len().saturating_sub(NAME)..).unwrap_or(name);
-            frame.name.clear();
-            frame.name.push_str(&String::from_utf8_lossy(tail));
+            self.names.truncate(frame.base);
+            match core::str::from_utf8(tail) {
+                Ok(tail) => self.names.push_str(tail),
+                Err(_) => self.names.push_str(&String::from_utf8_lossy(tail)),
+            }
+            frame.name = (frame.base, self.names.len());
+            // Any name that is not long was looked up.
+            frame.covers = name.len() > NAME;
         }
+    }
+
+    /// Takes tokens that are whole and plain, and says what is left. What is taken is just what would become of it
+    /// byte by byte, so it may stop anywhere: at what is escaped, broken or long, and at the end of the part.
+    #[inline(never)]
+    fn glide<'t>(
+        &mut self,
+        scan: Scan<'_>,
+        part: &'t [u8],
+        from: usize,
+        blocks: &mut Blocks<'t>,
+        out: &mut Vec<u8>,
+        findings: &mut Findings,
+    ) -> &'t [u8] {
+        let own = scan.rules.anchors().1;
+        let covers = |json: &Self| own || json.frames.last().map_or(json.covers, |frame| frame.covers);
+        let (mut at, mut written) = (from, from);
+        // A name that is not kept yet, and what covers its value.
+        let mut name: Option<&[u8]> = None;
+        let mut rule = self.context().1;
+        // Whether values have to be looked at whatever is in them.
+        let mut asks = rule.is_some() || covers(self);
+        let mut expects = self.expects;
+        // What comes after a value, and if there is anything around it, after a comma.
+        let follows = |json: &Self| match json.frames.last() {
+            None => (Expects::Nothing { more: false }, None),
+            Some(frame) if frame.is_object => (Expects::CommaOrEnd, Some(Expects::Name)),
+            Some(_) => (Expects::CommaOrEnd, Some(Expects::Value)),
+        };
+        let (mut after, mut next) = follows(self);
+        blocks.begin(at);
+        let mut end = blocks.end();
+        loop {
+            if at >= end {
+                blocks.begin(at);
+                end = blocks.end();
+            }
+            let is_name = matches!(expects, Expects::Name | Expects::NameOrEnd);
+            if !asks && (is_name || matches!(expects, Expects::Value | Expects::ValueOrEnd)) && next.is_some() {
+                let run = run(scan.rules, part, blocks, at, is_name, next == Some(Expects::Name));
+                if run.at > at {
+                    (at, expects) = (run.at, run.expects);
+                    name = run.name.or(name);
+                }
+            }
+            let Some(byte) = part.get(at) else { break };
+            let scalar = matches!(expects, Expects::First | Expects::Value | Expects::ValueOrEnd);
+            let (start, stop) = match byte {
+                byte if is_blank(*byte) => {
+                    at = at.wrapping_add(1);
+                    continue;
+                }
+                b',' if expects == Expects::CommaOrEnd => {
+                    expects = next.unwrap_or(after);
+                    at = at.wrapping_add(1);
+                    continue;
+                }
+                b':' if expects == Expects::Colon => {
+                    expects = Expects::Value;
+                    at = at.wrapping_add(1);
+                    continue;
+                }
+                b'"' => {
+                    let start = at.wrapping_add(1);
+                    let Some((stop, values, names)) = blocks.string(start) else {
+                        if blocks.begin(at) {
+                            end = blocks.end();
+                            continue;
+                        }
+                        break;
+                    };
+                    if !scalar {
+                        let text = part.get(start..stop).unwrap_or(&[]);
+                        if !matches!(expects, Expects::Name | Expects::NameOrEnd)
+                            || text.len() > NAME
+                            || own
+                            || (names && !is_plain_name(scan, text))
+                        {
+                            break;
+                        }
+                        let found = if scan.rules.may_be_field(text) { scan.field(text) } else { None };
+                        rule = self.frames.last().and_then(|frame| frame.covered).or(found);
+                        name = Some(text);
+                        if found.is_some() {
+                            self.note(text, found);
+                            name = None;
+                        }
+                        asks = rule.is_some();
+                        at = stop.wrapping_add(1);
+                        // Mostly here, which saves a turn.
+                        let colon = part.get(at) == Some(&b':');
+                        expects = if colon { Expects::Value } else { Expects::Colon };
+                        at = at.wrapping_add(usize::from(colon));
+                        continue;
+                    }
+                    if !(asks || values) {
+                        (expects, at) = behind(part, stop.wrapping_add(1), after, next);
+                        continue;
+                    }
+                    (start, stop)
+                }
+                b'-' | b'0'..=b'9' | b'a'..=b'z' if scalar => {
+                    let rest = part.get(at..).unwrap_or(&[]);
+                    let stop = at.wrapping_add(rest.iter().position(|byte| !is_of_word(*byte)).unwrap_or(rest.len()));
+                    let word = part.get(at..stop).unwrap_or(&[]);
+                    if stop >= end && blocks.begin(at) {
+                        end = blocks.end();
+                        continue;
+                    }
+                    if stop >= end || word.len() > LONG {
+                        break;
+                    }
+                    let literal = matches!(word, b"true" | b"false" | b"null");
+                    if !literal && !is_number(word) {
+                        break;
+                    }
+                    if literal || !(asks || blocks.values(at, stop)) {
+                        (expects, at) = behind(part, stop, after, next);
+                        continue;
+                    }
+                    (at, stop)
+                }
+                b'{' | b'[' if scalar || expects == (Expects::Nothing { more: true }) => {
+                    if self.frames.len() >= DEEP {
+                        break;
+                    }
+                    if let Some(name) = name.take() {
+                        self.note(name, None);
+                    }
+                    self.open(*byte == b'{');
+                    expects = self.expects;
+                    (after, next) = follows(self);
+                    at = at.wrapping_add(1);
+                    continue;
+                }
+                b'}' | b']' => {
+                    let fits = match expects {
+                        Expects::CommaOrEnd => true,
+                        Expects::ValueOrEnd => *byte == b']',
+                        Expects::NameOrEnd => *byte == b'}',
+                        _ => false,
+                    };
+                    if !fits || !self.close(*byte == b'}') {
+                        break;
+                    }
+                    name = None;
+                    rule = self.context().1;
+                    asks = rule.is_some() || covers(self);
+                    expects = self.expects;
+                    (after, next) = follows(self);
+                    at = at.wrapping_add(1);
+                    continue;
+                }
+                _ => break,
+            };
+            let text = part.get(start..stop).unwrap_or(&[]);
+            let is_string = start > at;
+            if is_string && !is_plain(text) {
+                break;
+            }
+            if asks || scan.may_change(text) {
+                if let Some(name) = name.take() {
+                    self.note(name, None);
+                }
+                if let Some(clean) = self.clean(scan, text, findings) {
+                    out.extend_from_slice(part.get(written..at).unwrap_or(&[]));
+                    write_string(&clean, out);
+                    written = if is_string { stop.wrapping_add(1) } else { stop };
+                }
+            }
+            let stop = if is_string { stop.wrapping_add(1) } else { stop };
+            (expects, at) = behind(part, stop, after, next);
+        }
+        if let Some(name) = name {
+            self.note(name, None);
+        }
+        self.expects = expects;
+        out.extend_from_slice(part.get(written..at).unwrap_or(&[]));
+        part.get(at..).unwrap_or(&[])
     }
 
     /// Takes what is of a number or a word.
@@ -241,8 +459,7 @@ impl Json {
         out: &mut Vec<u8>,
         findings: &mut Findings,
     ) -> Result<&'t [u8], Why> {
-        let such = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
-        let length = rest.iter().take_while(|byte| such(byte)).count();
+        let length = rest.iter().take_while(|byte| is_of_word(**byte)).count();
         let (piece, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
         if self.held.len().saturating_add(piece.len()) > LONG {
             return Err(Why::Long);
@@ -419,6 +636,102 @@ impl Json {
         }
         Ok(())
     }
+}
+
+/// How far tokens were taken, what comes then, and the last name if there was one.
+struct Run<'t> {
+    at: usize,
+    expects: Expects,
+    name: Option<&'t [u8]>,
+}
+
+/// Takes names and values of one object or array as long as nothing in them has to be looked at. Kept small, because most
+/// bytes pass here.
+#[inline(never)]
+fn run<'t>(
+    rules: &Rules,
+    part: &'t [u8],
+    blocks: &mut Blocks<'t>,
+    from: usize,
+    is_name: bool,
+    is_object: bool,
+) -> Run<'t> {
+    let mut run = Run { at: from, expects: if is_name { Expects::Name } else { Expects::Value }, name: None };
+    let mut at = from;
+    let mut is_name = is_name;
+    while let Some(byte) = part.get(at) {
+        if is_blank(*byte) {
+            at = at.wrapping_add(1);
+            continue;
+        }
+        if is_name {
+            let start = at.wrapping_add(1);
+            if *byte != b'"' {
+                break;
+            }
+            let Some((stop, _, false)) = blocks.string(start) else { break };
+            let Some(name) = part.get(start..stop) else { break };
+            if name.len() > NAME || rules.may_be_field(name) || part.get(stop.wrapping_add(1)) != Some(&b':') {
+                break;
+            }
+            at = stop.wrapping_add(2);
+            is_name = false;
+            (run.at, run.expects, run.name) = (at, Expects::Value, Some(name));
+            continue;
+        }
+        if *byte == b'"' {
+            let Some((stop, false, _)) = blocks.string(at.wrapping_add(1)) else { break };
+            at = stop.wrapping_add(1);
+        } else if let Some(stop) = plain_word(part, at, blocks) {
+            at = stop;
+        } else {
+            break;
+        }
+        (run.at, run.expects) = (at, Expects::CommaOrEnd);
+        if part.get(at) != Some(&b',') {
+            break;
+        }
+        at = at.wrapping_add(1);
+        is_name = is_object;
+        (run.at, run.expects) = (at, if is_object { Expects::Name } else { Expects::Value });
+    }
+    run
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// The end of a number or word in which nothing has to be looked at.
+fn plain_word(part: &[u8], at: usize, blocks: &mut Blocks<'_>) -> Option<usize> {
+    let rest = part.get(at..blocks.end())?;
+    let (word, _) = rest.split_at_checked(rest.iter().position(|byte| !is_of_word(*byte))?)?;
+    let stop = at.wrapping_add(word.len());
+    (matches!(word, b"true" | b"false" | b"null") || (is_number(word) && !blocks.values(at, stop))).then_some(stop)
+}
+
+/// What is expected behind a value, and where: a comma is mostly there, and is taken with it.
+#[inline]
+fn behind(part: &[u8], at: usize, after: Expects, next: Option<Expects>) -> (Expects, usize) {
+    match next {
+        Some(next) if part.get(at) == Some(&b',') => (next, at.wrapping_add(1)),
+        _ => (after, at),
+    }
+}
+
+/// Whether a string is as it is written.
+fn is_plain(text: &[u8]) -> bool {
+    let odd = text.iter().fold(false, |odd, byte| odd | (*byte < b' ') | (*byte == b'\\'));
+    !odd && (text.is_ascii() || core::str::from_utf8(text).is_ok())
+}
+
+/// Whether nothing is to be found in a name, which is as it is written.
+fn is_plain_name(scan: Scan<'_>, name: &[u8]) -> bool {
+    is_plain(name) && !scan.rules.may_hold(name) && scan.field(name).is_none()
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')
 }
 
 /// Whether a word is a number as JSON has it.

@@ -6,12 +6,14 @@
 mod cookie;
 mod encoding;
 mod form;
+mod header;
 mod json;
 mod multipart;
 mod text;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
+pub use header::Header;
 pub use text::text;
 pub use url::{path, query, url};
 
@@ -24,7 +26,7 @@ use kit::prelude::*;
 use multipart::Multipart;
 
 /// Stands for what could not be looked at.
-const UNSCANNED: &[u8] = b"[UNSCANNED]";
+pub(crate) const UNSCANNED: &[u8] = b"[UNSCANNED]";
 
 /// How deep a value in a value is taken apart: JSON in a string, a URL in a query.
 const DEPTH: u8 = 3;
@@ -146,6 +148,12 @@ impl<'r> Scan<'r> {
             let mut parts = name.as_bytes().iter().any(is_joint).then(|| name.rsplit(['.', '[', ']', ' ']))?;
             self.rules.field(parts.find(|part| !part.is_empty())?)
         })
+    }
+
+    /// Whether [`Scan::value`] may find anything, whatever the name is; a quick guess, never wrong where it says no.
+    fn may_change(self, text: &[u8]) -> bool {
+        self.rules.may_hold(text)
+            || (self.depth > 0 && (json::looks_so(text) || memchr::memchr(b'=', text).is_some() || url::looks_so(text)))
     }
 
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
