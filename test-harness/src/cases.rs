@@ -291,14 +291,21 @@ impl Case {
     }
 }
 
+/// The first `{name}`, what stands before it, and what after. Other braces, as in JSON, are what they are.
+fn unknown(pattern: &str) -> Option<(&str, &str, &str)> {
+    pattern.match_indices('{').find_map(|(at, _)| {
+        let (name, after) = pattern[at + 1..].split_once('}')?;
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        is_name.then(|| (&pattern[..at], name, after))
+    })
+}
+
 /// Whether a value is as the pattern says. What `{name}` stands for is kept, once the whole fits.
 fn matches(pattern: &str, value: &str, known: &mut BTreeMap<String, String>) -> bool {
     let mut found = known.clone();
     let (mut pattern, mut value) = (pattern, value);
-    while let Some((before, rest)) = pattern.split_once('{') {
-        let (Some((name, after)), Some(rest)) = (rest.split_once('}'), value.strip_prefix(before)) else {
-            return false;
-        };
+    while let Some((before, name, after)) = unknown(pattern) {
+        let Some(rest) = value.strip_prefix(before) else { return false };
         // Up to the first byte of what comes next, or as far as a word goes.
         let length = match after.bytes().next() {
             Some(next) => rest.bytes().position(|byte| byte == next).unwrap_or(rest.len()),
@@ -333,6 +340,7 @@ mod tests {
         assert!(!matches("00-{trace}-01", "00--01", &mut known));
         assert!(!matches("x{new}", "y1", &mut known));
         assert!(!matches("{new}", "a b", &mut known));
+        assert!(matches(r#"{"a":{},"b":"{trace}"}"#, r#"{"a":{},"b":"abc"}"#, &mut known));
         assert!(matches("plain", "plain", &mut known) && !matches("plain", "plainer", &mut known));
         assert_eq!(known.len(), 2);
     }

@@ -137,6 +137,18 @@ fn latency_in_an_emulated_proxy() -> Result<()> {
     emulated::<latency::Latency>("latency")
 }
 
+#[test]
+fn log_scrub_in_an_emulated_proxy() -> Result<()> {
+    emulated::<log_scrub::LogScrub>("log-scrub")
+}
+
+#[tokio::test]
+async fn log_scrub_in_a_real_envoy() -> Result<()> {
+    let path = module("log-scrub")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("log-scrub", &path).config(case.config.clone()));
+    real("log-scrub", &cases::load("log-scrub")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
 #[tokio::test]
 async fn latency_in_a_real_envoy() -> Result<()> {
     let path = module("latency")?;

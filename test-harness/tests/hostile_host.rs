@@ -13,6 +13,15 @@ const LATENCY: &str = r#"{
     "properties": {"json": true, "sample": 0.5}, "exclude": {"routes": ["a"]}, "streams": ["/s"]
 }"#;
 
+/// All that the filter looks at, writes and changes.
+const LOG_SCRUB: &str = r#"{
+    "outputs": {"method": true, "authority": true, "request_headers": ["x-trap"], "response_headers": ["t", "x"],
+        "request_body": true, "response_body": true, "line": true, "proxy_log": true},
+    "mutate": {"request_headers": ["x-trap"], "response_headers": ["x"], "request_body": true, "response_body": true},
+    "packs": ["secrets", "pii", "pii-cn", "financial"], "own": [{"name": "own", "regex": "a+b"}],
+    "action": {"kind": "hmac"}, "hmac_key": "0123456789abcdef0123456789abcdef"
+}"#;
+
 /// A life of the module under this host. What trapped is the error.
 fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
     let code = emulator::Module::read(module(name).unwrap()).unwrap();
@@ -21,8 +30,10 @@ fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
         Some(line) => Err(line.text),
         None => Ok(()),
     };
-    let request = Message::new([(":method", "GET"), (":path", "/"), ("traceparent", "00"), ("x-trap", "y")]).chunk("a");
-    let response = Message::new([(":status", "200")]).chunk("b").trailers([("t", "1")]);
+    let json = ("content-type", "application/json");
+    let request = [(":method", "GET"), (":path", "/"), ("traceparent", "00"), ("x-trap", "y"), json];
+    let request = Message::new(request).chunk("[").chunk("1]");
+    let response = Message::new([(":status", "200"), json]).chunk("{").chunk("}").trailers([("t", "1")]);
 
     // From its first callback on.
     let proxy = Proxy::new(1, 1);
@@ -90,6 +101,8 @@ fn no_answer_of_the_host_makes_a_module_trap() {
         ("latency", LATENCY),
         ("latency", r#"{"role": "outer"}"#),
         ("latency", r#"{"role": "inner"}"#),
+        ("log-scrub", LOG_SCRUB),
+        ("log-scrub", r#"{"outputs": {"request_body": true, "response_body": true}}"#),
         ("duo", both),
         ("called", ""),
     ];
@@ -116,13 +129,16 @@ fn no_single_failure_makes_a_module_trap() {
         "proxy_define_metric",
         "proxy_increment_metric",
         "proxy_get_current_time_nanoseconds",
+        "proxy_get_header_map_value",
+        "proxy_add_header_map_value",
         "proxy_get_buffer_bytes",
+        "proxy_set_buffer_bytes",
         "proxy_get_log_level",
         "proxy_log",
         "random_get",
     ] {
         for fault in [Fault::of(call), Fault::of(call).after(1).times(1), Fault::of(call).status(Status::OK)] {
-            for (name, configuration) in [("trace-id", join), ("latency", LATENCY)] {
+            for (name, configuration) in [("trace-id", join), ("latency", LATENCY), ("log-scrub", LOG_SCRUB)] {
                 live(name, configuration, &fault).unwrap_or_else(|trap| panic!("{name}, {fault:?}: {trap}"));
             }
         }

@@ -28,9 +28,9 @@ const WASI: &str = "fd_write(iiii) fd_read(iiii) fd_seek(ilii) fd_close(i) fd_fd
 /// Size is load time, about 1 ms of CPU per KB and VM.
 const BUDGET: usize = 130_000;
 
-const SHIPPED: [&str; 2] = ["trace-id", "latency"];
+const SHIPPED: [&str; 3] = ["trace-id", "latency", "log-scrub"];
 
-const KIT: [&str; 6] = ["trace-id", "latency", "noop", "called", "trap", "duo"];
+const KIT: [&str; 7] = ["trace-id", "latency", "log-scrub", "noop", "called", "trap", "duo"];
 
 #[derive(Default)]
 struct Parts {
@@ -80,12 +80,16 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
     let all = [&request[..], &["proxy_on_log", "proxy_on_response_headers"]].concat();
     let more = ["proxy_on_new_connection", "proxy_on_request_body", "proxy_on_response_body"];
     let tcp = [&all[..], &more].concat();
+    let bodies = ["request_body", "response_body", "request_trailers", "response_trailers"];
+    let bodies = bodies.map(|phase| format!("proxy_on_{phase}"));
+    let bodies: Vec<&str> = all.iter().copied().chain(bodies.iter().map(String::as_str)).collect();
     for (name, callbacks) in [
         ("noop", &[][..]),
         ("called", &request),
         ("trap", &request),
         ("trace-id", &all),
         ("latency", &tcp),
+        ("log-scrub", &bodies),
         ("duo", &all),
     ] {
         let mut wanted = [&always[..], callbacks].concat();

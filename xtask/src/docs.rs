@@ -5,6 +5,7 @@ use crate::matrix;
 use anyhow::{Context as _, Result, ensure};
 use kit::{Filter, Metric, MetricKind, tag_regex};
 use latency::Latency;
+use log_scrub::LogScrub;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use std::{fs, path::PathBuf};
@@ -37,7 +38,13 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    Ok([filter::<TraceId>("trace-id")?, filter::<Latency>("latency")?, benchmarks::pages()?].concat())
+    Ok([
+        filter::<TraceId>("trace-id")?,
+        filter::<Latency>("latency")?,
+        filter::<LogScrub>("log-scrub")?,
+        benchmarks::pages()?,
+    ]
+    .concat())
 }
 
 fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {

@@ -13,7 +13,7 @@ const TARGET: &str = "wasm32-wasip1";
 
 /// What is shipped: crate, and the most that its module may weigh in bytes. Size is load time, about 1 ms of CPU per
 /// KB and VM.
-pub(crate) const SHIPPED: [(&str, usize); 2] = [("trace-id", 130_000), ("latency", 130_000)];
+pub(crate) const SHIPPED: [(&str, usize); 3] = [("trace-id", 130_000), ("latency", 130_000), ("log-scrub", 250_000)];
 
 /// What only tests load.
 const TESTED: [&str; 5] = ["noop", "called", "trap", "duo", "kernels"];
@@ -35,11 +35,13 @@ const ALWAYS: [&str; 5] =
 const IF_ANY: [&str; 2] = ["proxy_on_context_create", "proxy_on_delete"];
 
 /// Kept where a filter of the module uses the phase: the proxy enters the VM for every callback that it finds.
-const BY_PHASE: [(Phases, &str); 6] = [
+const BY_PHASE: [(Phases, &str); 8] = [
     (Phases::REQUEST_HEADERS, "proxy_on_request_headers"),
     (Phases::RESPONSE_HEADERS, "proxy_on_response_headers"),
     (Phases::REQUEST_BODY, "proxy_on_request_body"),
     (Phases::RESPONSE_BODY, "proxy_on_response_body"),
+    (Phases::REQUEST_TRAILERS, "proxy_on_request_trailers"),
+    (Phases::RESPONSE_TRAILERS, "proxy_on_response_trailers"),
     (Phases::LOG, "proxy_on_log"),
     (Phases::CONNECTION, "proxy_on_new_connection"),
 ];

@@ -38,6 +38,7 @@ unsafe extern "C" {
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, max: usize, value: *mut *mut u8, value_len: *mut usize)
     -> u32;
+    fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, new: *const u8, new_len: usize) -> u32;
     fn proxy_get_header_map_pairs(map: u32, value: *mut *mut u8, value_len: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
@@ -83,6 +84,10 @@ const REQUEST_BODY: u32 = 0;
 const RESPONSE_BODY: u32 = 1;
 /// The one that holds the configuration.
 const PLUGIN_CONFIGURATION: u32 = 7;
+
+fn buffer(map: Map) -> u32 {
+    if map == Map::Request { REQUEST_BODY } else { RESPONSE_BODY }
+}
 
 /// The host that the module runs in.
 pub struct WasmHost;
@@ -179,12 +184,13 @@ impl Host for WasmHost {
     }
 
     fn body(&self, map: Map, start: usize, max: usize) -> Result<Bytes, Status> {
-        let buffer = match map {
-            Map::Request => REQUEST_BODY,
-            Map::Response => RESPONSE_BODY,
-        };
         // SAFETY: no pointers but those for the result.
-        bytes(|value, len| unsafe { proxy_get_buffer_bytes(buffer, start, max, value, len) })
+        bytes(|value, len| unsafe { proxy_get_buffer_bytes(buffer(map), start, max, value, len) })
+    }
+
+    fn replace_body(&self, map: Map, bytes: &[u8]) -> Result<(), Status> {
+        // SAFETY: the bytes are readable for their length during the call.
+        Status::check(unsafe { proxy_set_buffer_bytes(buffer(map), 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
     }
 
     fn header(&self, map: Map, name: &str) -> Result<Bytes, Status> {

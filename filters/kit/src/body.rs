@@ -1,6 +1,6 @@
 //! A part of a body, as it passes.
 
-use crate::host::{Bytes, Host, Map};
+use crate::host::{Bytes, Host, Map, Status};
 
 /// What the proxy has of a body at this moment: one part of it, which goes on afterwards. Nothing is held or copied
 /// unless a filter reads it.
@@ -8,20 +8,45 @@ pub struct Body<'h> {
     host: &'h dyn Host,
     map: Map,
     size: usize,
+    last: bool,
+}
+
+/// What happens to a part of a body after a phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pass {
+    /// It goes on, and all that was held before it.
+    #[default]
+    On,
+    /// It waits, and comes again together with the next part. The proxy keeps as much as the listener's buffer limit
+    /// says, 1 MiB by default, and ends the request when there is more: let go before.
+    Hold,
 }
 
 impl<'h> Body<'h> {
-    pub(crate) fn new(host: &'h dyn Host, map: Map, size: usize) -> Self {
-        Self { host, map, size }
+    pub(crate) fn new(host: &'h dyn Host, map: Map, size: usize, last: bool) -> Self {
+        Self { host, map, size, last }
     }
 
-    /// Bytes of this part.
+    /// Bytes of this part, and of what was held before it.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Whether nothing comes after it. Where trailers follow, no part is the last.
+    pub fn is_last(&self) -> bool {
+        self.last
     }
 
     /// At most `max` bytes of it, from `start` on; none where the host gives none. A hostcall.
     pub fn read(&self, start: usize, max: usize) -> Bytes {
         self.host.body(self.map, start, max).unwrap_or_default()
+    }
+
+    /// Puts other bytes in place of all of it.
+    ///
+    /// # Errors
+    /// What the host said; then it is as it was.
+    pub fn replace(&self, bytes: &[u8]) -> Result<(), Status> {
+        self.host.replace_body(self.map, bytes)
     }
 }

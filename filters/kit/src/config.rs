@@ -229,7 +229,7 @@ impl<'de> Deserializer<'de> for &'de Tree {
         visitor: V,
     ) -> Result<V::Value, Refusal> {
         match self {
-            Tree::Object(_) => self.deserialize_any(visitor),
+            Tree::Object(pairs) => visitor.visit_map(Fields { pairs, at: 0 }),
             _ => Err(de::Error::invalid_type(self.kind(), &"an object")),
         }
     }

@@ -1,7 +1,7 @@
 //! What a filter is.
 
 use crate::prelude::*;
-use crate::{Body, Headers, Host, Metric, Metrics, Reply, Rng};
+use crate::{Body, Headers, Host, Metric, Metrics, Pass, Reply, Rng};
 
 /// A filter: what the operator said, compiled, and one method per phase of a request.
 ///
@@ -56,10 +56,20 @@ pub trait Filter: Sized + 'static {
     }
 
     /// A part of the request's body passes. One that a filter in front held back comes as a whole.
-    fn request_body(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) {}
+    fn request_body(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) -> Pass {
+        Pass::On
+    }
 
     /// A part of the response's body passes.
-    fn response_body(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) {}
+    fn response_body(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) -> Pass {
+        Pass::On
+    }
+
+    /// The request has trailers, and no part of its body was the last: `body` is what was held of it, and goes on now.
+    fn request_trailers(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) {}
+
+    /// The same of the response.
+    fn response_trailers(&self, _cx: &mut Context<'_, Self>, _body: &Body<'_>) {}
 
     /// A TCP connection was accepted: the module stands as a network filter. It ends with [`Filter::log`].
     fn connection(&self, _cx: &mut Context<'_, Self>) {}
@@ -114,6 +124,10 @@ impl Phases {
     pub const REQUEST_BODY: Self = Self(16);
     /// [`Filter::response_body`].
     pub const RESPONSE_BODY: Self = Self(32);
+    /// [`Filter::request_trailers`].
+    pub const REQUEST_TRAILERS: Self = Self(64);
+    /// [`Filter::response_trailers`].
+    pub const RESPONSE_TRAILERS: Self = Self(128);
 
     /// Both together.
     pub const fn and(self, other: Self) -> Self {

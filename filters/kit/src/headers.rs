@@ -13,15 +13,21 @@ use core::cell::OnceCell;
 pub struct Headers<'h> {
     host: &'h dyn Host,
     map: Map,
+    ends: bool,
     pairs: OnceCell<Pairs>,
     edits: &'h mut Edits,
 }
 
 impl<'h> Headers<'h> {
     /// A view that has read nothing yet. `edits` is scratch space, emptied here.
-    pub(crate) fn new(host: &'h dyn Host, map: Map, edits: &'h mut Edits) -> Self {
+    pub(crate) fn new(host: &'h dyn Host, map: Map, ends: bool, edits: &'h mut Edits) -> Self {
         edits.clear();
-        Self { host, map, pairs: OnceCell::new(), edits }
+        Self { host, map, ends, pairs: OnceCell::new(), edits }
+    }
+
+    /// Whether they are all of the message: neither a body nor trailers follow.
+    pub fn ends(&self) -> bool {
+        self.ends
     }
 
     fn pairs(&self) -> &Pairs {

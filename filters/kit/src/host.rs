@@ -88,6 +88,8 @@ pub enum Map {
     Request,
     /// What goes back to the client.
     Response,
+    /// What ends a response, such as gRPC's status. For [`Host::header`] in a request's log.
+    ResponseTrailers,
 }
 
 impl Map {
@@ -96,6 +98,7 @@ impl Map {
         match self {
             Map::Request => 0,
             Map::Response => 2,
+            Map::ResponseTrailers => 3,
         }
     }
 }
@@ -193,6 +196,9 @@ pub trait Host {
 
     /// Of the part of a body that passes, at most `max` bytes from `start` on. For [`Body`](crate::Body).
     fn body(&self, map: Map, start: usize, max: usize) -> Result<Bytes, Status>;
+
+    /// Puts other bytes in place of the part of a body that passes, and of what was held before it.
+    fn replace_body(&self, map: Map, bytes: &[u8]) -> Result<(), Status>;
 
     /// Adds a pair beside those of the same name.
     fn add_header(&self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status>;

@@ -5,13 +5,14 @@
 
 #[doc(hidden)]
 pub extern crate alloc;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(not(target_arch = "wasm32"))]
 extern crate std;
 
 #[cfg(target_arch = "wasm32")]
 pub mod abi;
 mod body;
 pub mod config;
+mod environment;
 mod filter;
 mod headers;
 mod host;
@@ -34,7 +35,8 @@ pub mod prelude {
     };
 }
 
-pub use body::Body;
+pub use body::{Body, Pass};
+pub use environment::environment;
 pub use filter::{Context, Filter, Flow, Phases, Refusal};
 pub use headers::Headers;
 pub use host::{Bytes, Host, Map, MetricKind, Reply, Status};

@@ -11,7 +11,7 @@ macro_rules! export {
         #[allow(unsafe_code, missing_docs, unreachable_pub)]
         mod module {
             use super::*;
-            use $crate::{Filter as _, Next, Vm, abi};
+            use $crate::{Filter as _, Next, Pass, Vm, abi};
 
             static VM: abi::Single<Vm<$filter>> = abi::Single(Vm::new());
 
@@ -24,6 +24,13 @@ macro_rules! export {
                 match next {
                     Next::Continue => 0,
                     Next::Stop => 1,
+                }
+            }
+
+            fn pass(pass: Pass) -> u32 {
+                match pass {
+                    Pass::On => 0,
+                    Pass::Hold => 1,
                 }
             }
 
@@ -59,24 +66,34 @@ macro_rules! export {
             }
 
             #[unsafe(no_mangle)]
-            pub extern "C" fn proxy_on_request_headers(id: u32, _pairs: usize, _end_of_stream: u32) -> u32 {
-                number(VM.0.request_headers(&abi::WasmHost, id))
+            pub extern "C" fn proxy_on_request_headers(id: u32, _pairs: usize, end_of_stream: u32) -> u32 {
+                number(VM.0.request_headers(&abi::WasmHost, id, end_of_stream != 0))
             }
 
             #[unsafe(no_mangle)]
-            pub extern "C" fn proxy_on_response_headers(id: u32, _pairs: usize, _end_of_stream: u32) -> u32 {
-                number(VM.0.response_headers(&abi::WasmHost, id))
+            pub extern "C" fn proxy_on_response_headers(id: u32, _pairs: usize, end_of_stream: u32) -> u32 {
+                number(VM.0.response_headers(&abi::WasmHost, id, end_of_stream != 0))
             }
 
             #[unsafe(no_mangle)]
-            pub extern "C" fn proxy_on_request_body(id: u32, size: usize, _end_of_stream: u32) -> u32 {
-                VM.0.request_body(&abi::WasmHost, id, size);
+            pub extern "C" fn proxy_on_request_body(id: u32, size: usize, end_of_stream: u32) -> u32 {
+                pass(VM.0.request_body(&abi::WasmHost, id, size, end_of_stream != 0))
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_request_trailers(id: u32, _pairs: usize) -> u32 {
+                VM.0.request_trailers(&abi::WasmHost, id);
                 0
             }
 
             #[unsafe(no_mangle)]
-            pub extern "C" fn proxy_on_response_body(id: u32, size: usize, _end_of_stream: u32) -> u32 {
-                VM.0.response_body(&abi::WasmHost, id, size);
+            pub extern "C" fn proxy_on_response_body(id: u32, size: usize, end_of_stream: u32) -> u32 {
+                pass(VM.0.response_body(&abi::WasmHost, id, size, end_of_stream != 0))
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_response_trailers(id: u32, _pairs: usize) -> u32 {
+                VM.0.response_trailers(&abi::WasmHost, id);
                 0
             }
 
@@ -108,7 +125,7 @@ macro_rules! compose {
         $vis mod $module {
             #![allow(missing_docs)]
             use super::*;
-            use $crate::{Body, Context, Filter, Flow, Headers, Metric, Phases, Refusal};
+            use $crate::{Body, Context, Filter, Flow, Headers, Metric, Pass, Phases, Refusal};
 
             pub struct $suite { $($name: Option<$filter>),+ }
 
@@ -168,15 +185,35 @@ macro_rules! compose {
                     Flow::Continue
                 }
 
-                fn request_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
-                    $(if <$filter>::PHASES.has(Phases::REQUEST_BODY) && let Some(filter) = &self.$name {
-                        filter.request_body(&mut $crate::compose!(@context cx $name), body);
+                fn request_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
+                    let mut pass = Pass::On;
+                    $(if <$filter>::PHASES.has(Phases::REQUEST_BODY) && let Some(filter) = &self.$name
+                        && filter.request_body(&mut $crate::compose!(@context cx $name), body) == Pass::Hold
+                    {
+                        pass = Pass::Hold;
+                    })+
+                    pass
+                }
+
+                fn request_trailers(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+                    $(if <$filter>::PHASES.has(Phases::REQUEST_TRAILERS) && let Some(filter) = &self.$name {
+                        filter.request_trailers(&mut $crate::compose!(@context cx $name), body);
                     })+
                 }
 
-                fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
-                    $(if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &self.$name {
-                        filter.response_body(&mut $crate::compose!(@context cx $name), body);
+                fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
+                    let mut pass = Pass::On;
+                    $(if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &self.$name
+                        && filter.response_body(&mut $crate::compose!(@context cx $name), body) == Pass::Hold
+                    {
+                        pass = Pass::Hold;
+                    })+
+                    pass
+                }
+
+                fn response_trailers(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+                    $(if <$filter>::PHASES.has(Phases::RESPONSE_TRAILERS) && let Some(filter) = &self.$name {
+                        filter.response_trailers(&mut $crate::compose!(@context cx $name), body);
                     })+
                 }
 

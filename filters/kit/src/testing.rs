@@ -5,7 +5,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "runs in tests: a broken assumption shall stop them")]
 
 use crate::prelude::*;
-use crate::{Bytes, Filter, Host, Map, MetricKind, Next, Phases, Reply, Status, Vm};
+use crate::{Bytes, Filter, Host, Map, MetricKind, Next, Pass, Phases, Reply, Status, Vm};
 use alloc::rc::Rc;
 use core::{any::TypeId, cell::RefCell, fmt::Debug, marker::PhantomData};
 use emulator::{Callback, Code, Fault, Guest, Plugin, Thread, VmKind, map};
@@ -70,7 +70,12 @@ fn number(map: Map) -> u32 {
     match map {
         Map::Request => map::REQUEST_HEADERS,
         Map::Response => map::RESPONSE_HEADERS,
+        Map::ResponseTrailers => map::RESPONSE_TRAILERS,
     }
+}
+
+fn buffer(map: Map) -> u32 {
+    if map == Map::Request { emulator::buffer::REQUEST_BODY } else { emulator::buffer::RESPONSE_BODY }
 }
 
 impl Host for NativeHost {
@@ -118,12 +123,11 @@ impl Host for NativeHost {
         bytes(self.0.header_pairs(number(map)))
     }
     fn body(&self, map: Map, start: usize, max: usize) -> Result<Bytes, Status> {
-        let buffer = match map {
-            Map::Request => emulator::buffer::REQUEST_BODY,
-            Map::Response => emulator::buffer::RESPONSE_BODY,
-        };
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-        bytes(self.0.buffer(buffer, number(start), number(max)))
+        bytes(self.0.buffer(buffer(map), number(start), number(max)))
+    }
+    fn replace_body(&self, map: Map, bytes: &[u8]) -> Result<(), Status> {
+        self.0.set_buffer(buffer(map), 0, u32::MAX, bytes).map_err(status)
     }
     fn header(&self, map: Map, name: &str) -> Result<Bytes, Status> {
         bytes(self.0.header(number(map), name.as_bytes()))
@@ -143,6 +147,14 @@ impl Host for NativeHost {
         let details = reply.details.as_bytes();
         self.0.send_local_response(reply.status.into(), details, &reply.body, &headers, grpc_status).map_err(status)
     }
+}
+
+/// An environment variable of the VM that runs now; where none does, of the process.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    LOG.with_borrow(|host| match host {
+        Some(host) => host.variable(name),
+        None => std::env::var(name).ok(),
+    })
 }
 
 /// The worker's VM, to be looked into.
@@ -182,6 +194,8 @@ impl<F: Filter> Guest for NativeVm<F> {
             "proxy_on_response_headers" => F::PHASES.has(Phases::RESPONSE_HEADERS),
             "proxy_on_request_body" => F::PHASES.has(Phases::REQUEST_BODY),
             "proxy_on_response_body" => F::PHASES.has(Phases::RESPONSE_BODY),
+            "proxy_on_request_trailers" => F::PHASES.has(Phases::REQUEST_TRAILERS),
+            "proxy_on_response_trailers" => F::PHASES.has(Phases::RESPONSE_TRAILERS),
             "proxy_on_log" => F::PHASES.has(Phases::LOG),
             "proxy_on_new_connection" => F::PHASES.has(Phases::CONNECTION),
             _ => false,
@@ -194,6 +208,7 @@ impl<F: Filter> Guest for NativeVm<F> {
         let _ = log::set_logger(&Logger);
         LOG.set(Some(host.0.clone()));
         let next = |next: Next| u64::from(next == Next::Stop);
+        let pass = |pass: Pass| u64::from(pass == Pass::Hold);
         Ok(match callback {
             Callback::ContextCreate { context, parent } => {
                 vm.create_context(host, context, parent);
@@ -210,14 +225,20 @@ impl<F: Filter> Guest for NativeVm<F> {
                 });
                 u64::from(vm.configure(host, context))
             }
-            Callback::RequestHeaders { context, .. } => next(vm.request_headers(host, context)),
-            Callback::ResponseHeaders { context, .. } => next(vm.response_headers(host, context)),
-            Callback::RequestBody { context, size, .. } => {
-                vm.request_body(host, context, usize::try_from(size).unwrap_or(usize::MAX));
+            Callback::RequestHeaders { context, end, .. } => next(vm.request_headers(host, context, end != 0)),
+            Callback::ResponseHeaders { context, end, .. } => next(vm.response_headers(host, context, end != 0)),
+            Callback::RequestBody { context, size, end } => {
+                pass(vm.request_body(host, context, usize::try_from(size).unwrap_or(usize::MAX), end != 0))
+            }
+            Callback::ResponseBody { context, size, end } => {
+                pass(vm.response_body(host, context, usize::try_from(size).unwrap_or(usize::MAX), end != 0))
+            }
+            Callback::RequestTrailers { context, .. } => {
+                vm.request_trailers(host, context);
                 0
             }
-            Callback::ResponseBody { context, size, .. } => {
-                vm.response_body(host, context, usize::try_from(size).unwrap_or(usize::MAX));
+            Callback::ResponseTrailers { context, .. } => {
+                vm.response_trailers(host, context);
                 0
             }
             Callback::NewConnection { context } => {

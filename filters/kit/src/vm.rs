@@ -2,8 +2,8 @@
 
 use crate::prelude::*;
 use crate::{
-    Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Phases, Refusal, Rng, Status, config, headers::Edits,
-    host::Map,
+    Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng, Status, config,
+    headers::Edits, host::Map,
 };
 use alloc::rc::Rc;
 use core::{
@@ -128,13 +128,13 @@ impl<F: Filter> Vm<F> {
     }
 
     /// The headers of the request are there.
-    pub fn request_headers(&self, host: &dyn Host, id: u32) -> Next {
-        self.headers_phase(host, id, Map::Request, F::request_headers)
+    pub fn request_headers(&self, host: &dyn Host, id: u32, ends: bool) -> Next {
+        self.headers_phase(host, id, (Map::Request, ends), F::request_headers)
     }
 
     /// The headers of the response are there.
-    pub fn response_headers(&self, host: &dyn Host, id: u32) -> Next {
-        self.headers_phase(host, id, Map::Response, F::response_headers)
+    pub fn response_headers(&self, host: &dyn Host, id: u32, ends: bool) -> Next {
+        self.headers_phase(host, id, (Map::Response, ends), F::response_headers)
     }
 
     #[inline]
@@ -142,11 +142,11 @@ impl<F: Filter> Vm<F> {
         &self,
         host: &dyn Host,
         id: u32,
-        map: Map,
+        (map, ends): (Map, bool),
         method: fn(&F, &mut Context<'_, F>, &mut Headers<'_>) -> Flow,
     ) -> Next {
         let flow = self.phase(host, id, |filter, cx, edits| {
-            let mut headers = Headers::new(host, map, edits);
+            let mut headers = Headers::new(host, map, ends, edits);
             let flow = method(filter, cx, &mut headers);
             headers.flush();
             flow
@@ -159,13 +159,27 @@ impl<F: Filter> Vm<F> {
     }
 
     /// A part of the request's body passes.
-    pub fn request_body(&self, host: &dyn Host, id: u32, size: usize) {
-        self.phase(host, id, |filter, cx, _| filter.request_body(cx, &Body::new(host, Map::Request, size)));
+    pub fn request_body(&self, host: &dyn Host, id: u32, size: usize, last: bool) -> Pass {
+        let body = Body::new(host, Map::Request, size, last);
+        self.phase(host, id, |filter, cx, _| filter.request_body(cx, &body)).unwrap_or_default()
     }
 
     /// A part of the response's body passes.
-    pub fn response_body(&self, host: &dyn Host, id: u32, size: usize) {
-        self.phase(host, id, |filter, cx, _| filter.response_body(cx, &Body::new(host, Map::Response, size)));
+    pub fn response_body(&self, host: &dyn Host, id: u32, size: usize, last: bool) -> Pass {
+        let body = Body::new(host, Map::Response, size, last);
+        self.phase(host, id, |filter, cx, _| filter.response_body(cx, &body)).unwrap_or_default()
+    }
+
+    /// The request's trailers are there.
+    pub fn request_trailers(&self, host: &dyn Host, id: u32) {
+        let body = Body::new(host, Map::Request, 0, true);
+        self.phase(host, id, |filter, cx, _| filter.request_trailers(cx, &body));
+    }
+
+    /// The response's trailers are there.
+    pub fn response_trailers(&self, host: &dyn Host, id: u32) {
+        let body = Body::new(host, Map::Response, 0, true);
+        self.phase(host, id, |filter, cx, _| filter.response_trailers(cx, &body));
     }
 
     /// A TCP connection was accepted.
@@ -178,7 +192,8 @@ impl<F: Filter> Vm<F> {
         self.phase(host, id, |filter, cx, edits| {
             // Nothing of it is changed any more, so there is nothing to note.
             let mut none = Edits::default();
-            filter.log(cx, &Headers::new(host, Map::Request, edits), &Headers::new(host, Map::Response, &mut none));
+            let request = Headers::new(host, Map::Request, true, edits);
+            filter.log(cx, &request, &Headers::new(host, Map::Response, true, &mut none));
         });
     }
 

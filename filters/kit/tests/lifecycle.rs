@@ -206,8 +206,8 @@ fn phases_that_nobody_announced_and_phases_that_never_came_pass() {
     vm.create_context(&host, 1, 0);
     assert!(vm.configure(&host, 1));
     for id in [0, 99, u32::MAX] {
-        assert_eq!(vm.request_headers(&host, id), Next::Continue);
-        assert_eq!(vm.response_headers(&host, id), Next::Continue);
+        assert_eq!(vm.request_headers(&host, id, true), Next::Continue);
+        assert_eq!(vm.response_headers(&host, id, true), Next::Continue);
         vm.log(&host, id);
         vm.delete_context(id);
     }

@@ -11,7 +11,7 @@ pub mod outcome;
 use config::{Code, Config, Label, Role, Unit};
 use core::cell::OnceCell;
 use kit::prelude::*;
-use kit::{Body, Context, Filter, Flow, Headers, Host, Labels, Metric, MetricKind, Phases, Refusal};
+use kit::{Body, Context, Filter, Flow, Headers, Host, Labels, Metric, MetricKind, Pass, Phases, Refusal};
 use messages::Messages;
 use outcome::Protocol;
 
@@ -226,18 +226,20 @@ impl Filter for Latency {
         Flow::Continue
     }
 
-    fn request_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+    fn request_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
         if cx.stream.seen.is_some_and(|seen| seen.grpc) {
             let [messages, _] = &mut cx.stream.messages;
             messages.pass(body);
         }
+        Pass::On
     }
 
-    fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
+    fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
         if cx.stream.seen.is_some_and(|seen| seen.grpc) {
             let [_, messages] = &mut cx.stream.messages;
             messages.pass(body);
         }
+        Pass::On
     }
 
     fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {

@@ -5,9 +5,9 @@
 //! look-ups with `simd128`, for all anchors together. A set is then the product of low and high halves: where one of the
 //! sixteen may be an anchor, they are looked up one by one in whole tables.
 
-/// Three digits.
+/// Three digits, or two with a space, dot or dash between, as phone numbers may be written.
 pub(crate) const DIGITS: u8 = 1;
-/// `@` before a letter or digit.
+/// `@` before a letter or digit, of any script, or a bracket.
 pub(crate) const AT: u8 = 1 << 1;
 /// A colon or dot between hex digits or colons.
 pub(crate) const ADDRESS: u8 = 1 << 2;
@@ -17,7 +17,7 @@ pub(crate) const COUNTRY: u8 = 1 << 3;
 pub(crate) const UPPER: u8 = 1 << 4;
 /// The ends of prefixes such as `ghp_`.
 pub(crate) const UNDERSCORE: u8 = 1 << 5;
-/// The ends of prefixes such as `glpat-`.
+/// The ends of prefixes such as `glpat-`, `ya29.` and `hooks.`.
 pub(crate) const DASH: u8 = 1 << 6;
 /// The beginnings of `Bearer` and `Basic`.
 pub(crate) const SCHEME: u8 = 1 << 7;
@@ -26,17 +26,18 @@ pub(crate) const COUNT: usize = 8;
 
 use crate::blocks::{Bits, SEEN};
 
-const LETTERS_AND_DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// What a domain begins with: letters and digits, the first bytes of characters of other scripts, and a bracket.
+const HOST: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz[\xc3\xc4\xc5\xc6\xc7\xc8\xc9\xca\xcb\xcc\xcd\xce\xcf\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xdb\xdc\xdd\xde\xdf\xe0\xe1\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xeb\xec\xed\xee\xef\xf0\xf1\xf2\xf3\xf4";
 
 /// In the order of the bits; an empty set is any byte.
 const SETS: [[&[u8]; 3]; COUNT] = [
-    [b"0123456789", b"0123456789", b"0123456789"],
-    [b"@", LETTERS_AND_DIGITS, b""],
+    [b"0123456789", b"0123456789 .-", b"0123456789"],
+    [b"@", HOST, b""],
     [b"0123456789abcdefABCDEF:", b":.", b"0123456789abcdefABCDEF:"],
     [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"],
-    [b"eAB", b"yKSBC3IE", b"JICTzG"],
+    [b"eAB", b"yKSBC3IE", b"JICTzGS"],
     [b"hpsrat", b"pousrmkt", b"_"],
-    [b"xapdr", b"bpartsei", b"-"],
+    [b"xapdrkbcfmntwP2", b"bpartseioX9", b"-."],
     [b"bB", b"eEaA", b"aAsS"],
 ];
 

@@ -1,14 +1,23 @@
-//! What the operator says about what is found and what is done with it.
+//! What the operator says: what is looked at, what is found in it, and what is done with that.
 
 use core::fmt;
-use kit::config::Bounded;
+use kit::config::{Bounded, HeaderName};
 use kit::prelude::*;
+#[cfg(feature = "schema")]
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What is found, and what is done with it. Every field may be left out.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// Configuration of log-scrub. Every field may be left out.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Clean copies for access logs, as filter state. Only what is asked for is looked at.
+    pub outputs: Outputs,
+    /// Of a body, so many bytes are looked at, and no more are kept.
+    pub max_body: Bounded<0, 1_048_576>,
+    /// What is cleaned on its way, for the upstream and for the client.
+    pub mutate: Mutate,
     /// Kinds of values to look for. Left out: secrets, and of the others those whose form proves them.
     pub packs: Option<Vec<Pack>>,
     /// What is done where nothing else is said.
@@ -21,10 +30,95 @@ pub struct Config {
     pub fields: Fields,
     /// Key of the action `hmac`: 32 bytes at least.
     pub hmac_key: Option<Secret>,
+    /// The environment variable of the VM that holds the key, in place of `hmac_key`.
+    pub hmac_key_env: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            outputs: Outputs::default(),
+            max_body: Bounded::new(64 << 10).unwrap_or(Bounded::LEAST),
+            mutate: Mutate::default(),
+            packs: None,
+            action: How::default(),
+            detectors: Vec::new(),
+            own: Vec::new(),
+            fields: Fields::default(),
+            hmac_key: None,
+            hmac_key_env: None,
+        }
+    }
+}
+
+/// Clean copies of a request's parts.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Outputs {
+    /// `wasm.scrub.path`: the path as the client sent it, without its query.
+    pub path: bool,
+    /// `wasm.scrub.query`: the query, without its `?`.
+    pub query: bool,
+    /// `wasm.scrub.method`: the method, `OTHER` if it is none of the usual ones.
+    pub method: bool,
+    /// `wasm.scrub.authority`: the host that was asked for.
+    pub authority: bool,
+    /// `wasm.scrub.referer`.
+    pub referer: bool,
+    /// `wasm.scrub.user_agent`.
+    pub user_agent: bool,
+    /// `wasm.scrub.header.<name>` for each of these request headers.
+    pub request_headers: Vec<HeaderName>,
+    /// `wasm.scrub.response_header.<name>` for each of these response headers or trailers.
+    pub response_headers: Vec<HeaderName>,
+    /// `wasm.scrub.request_body`.
+    pub request_body: bool,
+    /// `wasm.scrub.response_body`.
+    pub response_body: bool,
+    /// `wasm.scrub.log`: one line of JSON with time, method, path, status, duration, trace and what was found.
+    pub line: bool,
+    /// Writes the same line to the proxy's own log, at level info.
+    pub proxy_log: bool,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self {
+            path: true,
+            query: true,
+            method: false,
+            authority: false,
+            referer: true,
+            user_agent: true,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            request_body: false,
+            response_body: false,
+            line: false,
+            proxy_log: false,
+        }
+    }
+}
+
+/// What is cleaned on its way. What cannot be looked at goes on as it is, and is counted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Mutate {
+    /// Request headers that go upstream clean.
+    pub request_headers: Vec<HeaderName>,
+    /// Response headers that go to the client clean.
+    pub response_headers: Vec<HeaderName>,
+    /// JSON bodies that go upstream: held up to `max_body`, cleaned, and sent without a Content-Length.
+    pub request_body: bool,
+    /// JSON bodies that go to the client, in the same way.
+    pub response_body: bool,
 }
 
 /// Kinds of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "kebab-case")]
 pub enum Pack {
     /// Tokens, keys and credentials.
@@ -39,6 +133,7 @@ pub enum Pack {
 
 /// One detector.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
     /// Which, such as `card`.
@@ -56,6 +151,7 @@ fn yes() -> bool {
 
 /// A rule of one's own: a literal or a regular expression.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields)]
 pub struct Own {
     /// In metrics and masks: small letters, digits, `_` and `-`, beginning with a letter.
@@ -71,6 +167,7 @@ pub struct Own {
 
 /// Fields that are covered whatever their value is.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Fields {
     /// Whether the usual names count, such as `password` and `authorization`.
@@ -91,6 +188,7 @@ impl Default for Fields {
 
 /// What is done with a value.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct How {
     /// Which way.
@@ -119,6 +217,7 @@ impl Default for How {
 
 /// Ways to cover a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// `[card]`.
@@ -137,6 +236,7 @@ pub enum Kind {
 
 /// A text that is never shown.
 #[derive(Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(transparent)]
 pub struct Secret(pub String);
 

@@ -153,6 +153,13 @@ fn is_idle(view: &View<'_>, start: usize, end: usize) -> bool {
     short || is_word(before) || (is_word(after) && !matches!(after, b'x' | b'X'))
 }
 
+/// Whether there are fewer digits than any value has, with what may stand between: prices and versions.
+fn is_short(view: &View<'_>, start: usize) -> bool {
+    let signs = |byte: &&u8| byte.is_ascii_digit() || matches!(byte, b' ' | b'-' | b'.' | b'(' | b')' | b'/');
+    let text = view.slice(start, start.saturating_add(24).min(view.end()));
+    text.iter().take_while(signs).filter(|byte| byte.is_ascii_digit()).count() < 7
+}
+
 fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'-')
 }
@@ -190,7 +197,7 @@ pub(crate) fn find<'d>(
 ) -> Result<(usize, Found), usize> {
     let start = view.skip_back(view.anchor(), |byte| byte.is_ascii_digit());
     let end = view.skip(view.anchor(), |byte| byte.is_ascii_digit());
-    if is_idle(view, start, end) {
+    if is_idle(view, start, end) || (end.saturating_sub(view.anchor()) < 3 && is_short(view, start)) {
         return Err(end);
     }
     let cluster = Cluster::read(view, start, tried);

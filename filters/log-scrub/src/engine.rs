@@ -34,6 +34,11 @@ impl Findings {
         self.by_rule.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// Whether there is anything to tell.
+    pub(crate) fn any(&self) -> bool {
+        self.unscanned > 0 || self.by_rule.iter().any(|count| *count > 0)
+    }
+
     /// Forgets them, to be used again.
     pub fn clear(&mut self) {
         self.by_rule.fill(0);
@@ -93,12 +98,20 @@ impl Rules {
     /// # Errors
     /// A name that is not known or stands twice; an action that lacks what it needs, or whose result would be found again.
     pub fn new(config: &Config) -> Result<Self, Refusal> {
-        let key = match &config.hmac_key {
+        let key = match (&config.hmac_key, &config.hmac_key_env) {
+            (None, None) => None,
+            (Some(key), None) => Some(("hmac_key", key.0.clone())),
+            (None, Some(name)) => {
+                let missing = "is no environment variable of the VM, set it in its configuration";
+                let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
+                Some(("hmac_key_env", key))
+            }
+            (Some(_), Some(_)) => return Err(Refusal::at("hmac_key_env", "is given beside `hmac_key`, take one out")),
+        };
+        let short = |path| Refusal::at(path, "is too short, give 32 bytes at least");
+        let key = match key {
             None => None,
-            Some(key) => Some(
-                action::key(key.0.as_bytes())
-                    .ok_or_else(|| Refusal::at("hmac_key", "is too short, give 32 bytes at least"))?,
-            ),
+            Some((path, key)) => Some(action::key(key.as_bytes()).ok_or_else(|| short(path))?),
         };
         let compile = |how: &How, ip: bool| -> Result<Action, Refusal> {
             Ok(match how.kind {
@@ -181,7 +194,8 @@ impl Rules {
             for before in ["", "Bearer ", "Basic "] {
                 self.scrub("", &[before.as_bytes(), text].concat(), &mut findings);
             }
-            if findings.total() > 0 {
+            // Of such a text a part would stay each time that the field is covered.
+            if findings.total() > 0 || fields::scheme(text) > 0 {
                 return Err(Refusal::at("with", "is itself what a rule finds, give a text such as <removed>"));
             }
         }
@@ -244,13 +258,15 @@ impl Rules {
             out.extend_from_slice(secret);
             return out;
         }
-        findings.add(rule.0);
-        if let Action::Drop = compiled.action {
-            return out;
+        if !matches!(compiled.action, Action::Drop) {
+            let mut cover = Cover::new(&compiled.action, compiled.normal);
+            cover.push(secret);
+            cover.finish(&compiled.action, &compiled.name, &mut out);
         }
-        let mut cover = Cover::new(&compiled.action, compiled.normal);
-        cover.push(secret);
-        cover.finish(&compiled.action, &compiled.name, &mut out);
+        // What was covered before is not found again.
+        if out != value {
+            findings.add(rule.0);
+        }
         out
     }
 

@@ -194,6 +194,11 @@ impl Host {
         self.world.borrow_mut().tally.fuel += fuel;
     }
 
+    /// An environment variable of the VM.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        self.environment().iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    }
+
     pub(crate) fn environment(&self) -> Rc<[(String, String)]> {
         Rc::clone(&self.world.borrow().vms[self.vm].environment)
     }

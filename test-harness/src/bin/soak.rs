@@ -18,7 +18,28 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Every filter that is shipped.
 fn subjects() -> Vec<Subject> {
-    vec![trace_id(), latency()]
+    vec![trace_id(), latency(), log_scrub()]
+}
+
+fn log_scrub() -> Subject {
+    Subject {
+        name: "log-scrub",
+        right: |number| {
+            json!({
+                "outputs": { "request_body": true, "response_body": true, "line": number.is_multiple_of(2) },
+                "mutate": { "request_body": number.is_multiple_of(3) },
+                "max_body": (number % 1000).saturating_add(100),
+                "own": [{ "name": format!("own-{}", number % 50), "regex": "a[0-9]+b" }],
+            })
+        },
+        wrong: |number| json!({ "packs": [format!("pack-{number}")] }),
+        request: Request::post("/?token=abc", r#"{"mail":"ann@example.com","n":4111111111111111}"#)
+            .header("content-type", "application/json"),
+        check: |response| {
+            ensure!(response.status == 200, "wrong answer: {response:?}");
+            Ok(())
+        },
+    }
 }
 
 fn latency() -> Subject {

@@ -9,8 +9,26 @@ use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
-const WORDS: [&[u8]; 14] = [
+const WORDS: [&[u8]; 32] = [
     b"card",
+    b"cardno",
+    b"cardnumber",
+    b"ccn",
+    b"ccnum",
+    b"carte",
+    b"carta",
+    b"tarjeta",
+    b"cartao",
+    "cartão".as_bytes(),
+    b"karte",
+    b"kartennummer",
+    b"kreditkarte",
+    b"kreditkort",
+    b"kaart",
+    b"karta",
+    b"karty",
+    "карта".as_bytes(),
+    "卡".as_bytes(),
     b"credit",
     b"debit",
     b"visa",
@@ -27,7 +45,7 @@ const WORDS: [&[u8]; 14] = [
 ];
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
-    if from.len() < 4 || matches!(view.at(from.start), b'0' | b'1' | b'7') {
+    if from.len() < 4 || matches!(view.at(from.start), b'0' | b'7') {
         return None;
     }
     let mut digits = [0_u8; 19];
@@ -38,8 +56,9 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         free.copy_from_slice(text);
         count = count.saturating_add(text.len());
         groups = groups.saturating_add(1);
-        // In print, the first group has four digits, and none is shorter than two.
-        if groups > 1 && (from.len() != 4 || text.len() < 2 || text.len() > 7) {
+        // In print, the first group has four digits, and none is shorter than two; or there are twice eight.
+        let halves = groups == 2 && from.len() == 8 && text.len() == 8;
+        if groups > 1 && !halves && (from.len() != 4 || text.len() < 2 || text.len() > 7) {
             break;
         }
         let number = digits.get(..count).unwrap_or(&[]);
@@ -47,7 +66,7 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         if !luhn(number) || !stands_alone(view, from.start, group.end) {
             continue;
         }
-        let sure = common && groups > 1;
+        let sure = common && groups > 1 && !halves;
         if sure || context::has(view, from.start, &WORDS) || (common && !context::labels_other(view, from.start)) {
             best = Some(Found::new(from.start, group.end));
         }
@@ -84,6 +103,17 @@ fn issued(number: &[u8]) -> Option<bool> {
         (_, _, 6011) | (_, 644..=649, _) | (65, ..) => (&[16], 16..=19),
         // Mir, Troy, RuPay.
         (_, _, 2200..=2205 | 9792) | (60 | 81 | 82, ..) => (&[16], 16..=19),
+        // Verve, Elo, RuPay.
+        (_, _, 5060 | 5061) => (&[16, 18, 19], 16..=19),
+        (_, _, 5041 | 5066 | 5067 | 5078..=5099 | 6362 | 6363) => (&[16], 16..=19),
+        // InstaPayment.
+        (_, 637..=639, _) => (&[16], 16..=16),
+        // Dankort, Bankcard, and what of Maestro is in use.
+        (_, _, 5018..=5020 | 5038 | 5610 | 5612 | 5893 | 6304 | 6331 | 6333 | 6334 | 6759 | 6761..=6763 | 6767) => {
+            (&[16], 12..=19)
+        }
+        // UATP, and JCB before.
+        (10..=19, ..) | (_, _, 2131) => (&[], 15..=15),
         // Maestro.
         (50 | 56..=58 | 61 | 63 | 66..=69, ..) => (&[], 12..=19),
         _ => return None,
@@ -120,6 +150,17 @@ mod tests {
                 ("6200000000000005", "[card]"),
                 ("card=4222222222222&", "card=[card]&"),
                 ("pan: 6759649826438453", "pan: [card]"),
+                ("5019717010103742,6759649826438453", "[card],[card]"),
+                ("40128888 88881881", "[card]"),
+                ("credit card: 122000000000003", "credit card: [card]"),
+                ("\"numero_tarjeta\":\"4222222222222\"", "\"numero_tarjeta\":\"[card]\""),
+                ("Kreditkarte 6304000000000000000", "Kreditkarte [card]"),
+                // Of each network.
+                ("2200000000000004 9792000000000003 6521111111111110 8171999927660000", "[card] [card] [card] [card]"),
+                ("3056 930902 5904, 3782-822463-10005", "[card], [card]"),
+                ("50610000000000007,506100000000000005,5090000000000000", "50610000000000007,[card],[card]"),
+                ("6212 3456 7890 1234 569", "[card]"),
+                ("5067230000009011 6362970000457013 6500000000000002", "[card] [card] [card]"),
                 ("4111 1111 1111 1111 12/27 123", "[card] 12/27 123"),
                 ("1 4111 1111 1111 1111", "1 [card]"),
                 ("4111 1111 1111 1111 123", "[card] 123"),
@@ -151,6 +192,8 @@ mod tests {
                 "0.4111111111111111",
                 "4111111111111111.5",
                 "4222222222222",
+                "122000000000003",
+                "4012888 888881881",
                 "411111",
                 "4111 1111",
                 // In an id.

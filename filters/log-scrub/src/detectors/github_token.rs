@@ -8,12 +8,14 @@ pub(super) const FORMS: &[Form] = &[
         prefixes: &[b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_"],
         such: vendors::is_alphanumeric,
         length: Length::AtLeast(36),
+        fits: vendors::any,
     },
     Form {
         anchor: 8,
         prefixes: &[b"github_pat_"],
         such: vendors::is_alphanumeric_or_underscore,
         length: Length::AtLeast(36),
+        fits: vendors::any,
     },
 ];
 
@@ -42,6 +44,8 @@ mod tests {
             &[
                 "ghp_",
                 "ghp_abc",
+                &format!("ghp_{}", "x".repeat(36)),
+                &format!("github_pat_{}_{}", "x".repeat(22), "x".repeat(59)),
                 &format!("ghx_{}", "a1B2".repeat(9)),
                 &format!("xghp_{}", "a1B2".repeat(9)),
                 "github_pat_short",

@@ -19,7 +19,7 @@ const LENGTHS: [(usize, &[u8]); 18] = [
     (26, b"ISTR"),
     (27, b"BIDJFRGRITMCMRSM"),
     (28, b"ALAZBYCYDOGTHNHULBNIPLSV"),
-    (29, b"BRPSQAUA"),
+    (29, b"BREGPSQAUA"),
     (30, b"JOKWMUYE"),
     (31, b"MTSC"),
     (32, b"LC"),
@@ -41,18 +41,25 @@ fn number(view: &View<'_>) -> Option<Found> {
     // The first four are moved to the end; a letter is a number of two digits.
     let (mut end, mut count) = (start, 0_usize);
     let (mut head, mut rest) = (Mod97::default(), Mod97::default());
+    let (mut row, mut longest, mut dashes) = (0_usize, 0_usize, false);
     while count < length {
         let byte = view.at(end);
-        if byte == b' ' && count > 0 && view.before(end) != b' ' {
+        if matches!(byte, b' ' | b'-') && count > 0 && view.before(end).is_ascii_alphanumeric() {
+            dashes |= byte == b'-';
+            row = 0;
             end = end.saturating_add(1);
             continue;
         }
+        // Between dashes there are four, and in ids as UUIDs are, more.
+        row = row.saturating_add(1);
+        longest = row.max(longest);
         let part = if count < 4 { &mut head } else { &mut rest };
         part.push(byte)?;
         count = count.saturating_add(1);
         end = end.saturating_add(1);
     }
-    (!is_word(view.at(end)) && rest.then(&head) == 1).then(|| Found::new(start, end))
+    let grouped = !dashes || longest <= 6;
+    (grouped && !is_word(view.at(end)) && rest.then(&head) == 1).then(|| Found::new(start, end))
 }
 
 /// A number of any length, modulo 97, and the power of ten that it shifts what stands before it by.
@@ -105,6 +112,8 @@ mod tests {
                 ("LC55HEMM000100010012001200023015", "[iban]"),
                 ("CH9300762011623852957 x", "[iban] x"),
                 ("QA58DOHB00001234567890ABCDEFG", "[iban]"),
+                ("EG380019000500000000263180002", "[iban]"),
+                ("DE89-3704-0044-0532-0130-00", "[iban]"),
             ],
         );
     }
@@ -121,6 +130,8 @@ mod tests {
                 "xDE89370400440532013000",
                 "DE89370400440532013000x",
                 "DE89  3704 0044 0532 0130 00",
+                "DE89 -3704 0044 0532 0130 00",
+                "EE674A6A-2195-9E8B-A626-042B137803A1",
                 "ORDER DE89",
                 "ISO8601",
             ],

@@ -22,7 +22,12 @@ fn four(view: &View<'_>) -> Look {
     let end = if view.before(end) == b'.' { end.saturating_sub(1) } else { end };
     let Some(address) = read::<Ipv4Addr>(view.slice(start, end)) else { return no };
     let build = view.at(end) == b'-' && is_word(view.at(end.saturating_add(1)));
-    if is_word(before) || matches!(before, b'.' | b':') || is_word(view.at(end)) || build {
+    // After a colon it may be the end of a longer one.
+    let joined = before == b':' && {
+        let from = view.skip_back(start, |byte| byte.is_ascii_hexdigit() || byte == b':');
+        view.slice(from, start).iter().filter(|byte| **byte == b':').count() > 1 && !view.word_before(from)
+    };
+    if is_word(before) || before == b'.' || joined || is_word(view.at(end)) || build {
         return no;
     }
     // `Chrome/120.0.0.0`
@@ -49,9 +54,13 @@ fn six(view: &View<'_>) -> Look {
         // And what follows a colon may be a word.
         let part = view.slice(start, plain).iter().rev().take_while(|byte| **byte != b':').count();
         let word = plain.saturating_sub(part).saturating_sub(1);
-        [dotted, plain.saturating_sub(one), word].into_iter().find(|end| is_six(view, start, *end))
+        // With digits after a dot, it ends with an address of version 4, or is none.
+        let most = if dotted > plain.saturating_add(1) { 1 } else { 3 };
+        let ends = [dotted, plain.saturating_sub(one), word];
+        ends.into_iter().take(most).find(|end| is_six(view, start, *end))
     };
-    found.map_or(Look::Until(plain), |end| Look::Found(Found::new(start, end)))
+    // What follows the last colon may be one of version 4.
+    found.map_or(Look::Until(plain.saturating_sub(1)), |end| Look::Found(Found::new(start, end)))
 }
 
 fn is_six(view: &View<'_>, start: usize, end: usize) -> bool {
@@ -109,6 +118,10 @@ mod tests {
                 ("client=::1,", "client=[ip],"),
                 ("fe80::1%eth0", "[ip]%eth0"),
                 ("203.0.113.7,198.51.100.2", "[ip],[ip]"),
+                ("addr:203.0.113.7", "addr:[ip]"),
+                ("source:203.0.113.7:80", "source:[ip]:80"),
+                ("[::ffff:203.0.113.7]:443", "[[ip]]:443"),
+                ("2001:0DB8:0000:0000:0000:0000:0000:0001, 64:ff9b::203.0.113.7", "[ip], [ip]"),
             ],
         );
     }
@@ -120,6 +133,9 @@ mod tests {
             &[
                 "1.2.3",
                 "1.2.3.4.5",
+                "::ffff:256.0.0.1",
+                "2001:db8::203.0.113",
+                "12:34:56:203.0.113.7",
                 "256.1.1.1",
                 "01.2.3.4",
                 "v1.2.3.4",

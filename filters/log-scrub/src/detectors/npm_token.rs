@@ -2,8 +2,13 @@
 
 use super::vendors::{self, Form, Length};
 
-pub(super) const FORMS: &[Form] =
-    &[Form { anchor: 1, prefixes: &[b"npm_"], such: vendors::is_alphanumeric, length: Length::Exactly(36) }];
+pub(super) const FORMS: &[Form] = &[Form {
+    anchor: 1,
+    prefixes: &[b"npm_"],
+    such: vendors::is_alphanumeric,
+    length: Length::Exactly(36),
+    fits: vendors::any,
+}];
 
 #[cfg(test)]
 mod tests {

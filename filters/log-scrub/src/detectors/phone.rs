@@ -1,19 +1,22 @@
 //! Telephone numbers: ITU-T E.164 after a `+`, eight to fifteen digits of which the first are an assigned country code;
 //! without it, seven to twelve digits where a word says that it is a phone.
 
-use super::{Found, card};
+use super::{Found, card, us_ssn};
 use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 use core::ops::RangeInclusive;
 
-const WORDS: [&[u8]; 16] = [
+const WORDS: [&[u8]; 48] = [
     b"phone",
     b"mobile",
+    b"mobil",
     b"tel",
     b"telephone",
     b"telefon",
     b"telefono",
+    b"telefone",
+    b"telefoon",
     b"cell",
     b"cellphone",
     b"fax",
@@ -21,10 +24,42 @@ const WORDS: [&[u8]; 16] = [
     b"sms",
     b"msisdn",
     b"whatsapp",
+    b"handy",
+    b"handynummer",
+    b"mob",
+    b"celular",
+    b"movil",
+    b"cellulare",
+    b"portable",
+    b"gsm",
+    b"komorka",
+    b"mobiel",
+    b"telemovel",
+    b"contact number",
+    b"contact_number",
+    b"contactnumber",
+    b"contact no",
+    b"contact_no",
+    "téléphone".as_bytes(),
+    "teléfono".as_bytes(),
+    "móvil".as_bytes(),
+    "telemóvel".as_bytes(),
+    "komórka".as_bytes(),
     "电话".as_bytes(),
-    "手机".as_bytes(),
     "電話".as_bytes(),
+    "手机".as_bytes(),
+    "手機".as_bytes(),
+    "携帯".as_bytes(),
+    "전화".as_bytes(),
+    "휴대폰".as_bytes(),
+    "핸드폰".as_bytes(),
+    "телефон".as_bytes(),
+    "тел".as_bytes(),
+    "моб".as_bytes(),
 ];
+
+/// What an extension begins with.
+const EXTENSIONS: [&[u8]; 3] = [b"ext.", b"ext", b"x"];
 
 /// How far before three digits a number may begin: `+1 (`, `0049 (0) 6 `.
 const LEAD: usize = 12;
@@ -46,58 +81,137 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if let Some(plus) = plus
         && !view.word_before(plus)
     {
-        return is_assigned(view, lead)
-            .then(|| read(view, lead, &WORLD, Some(cluster)))
-            .flatten()
-            .and_then(|end| found(view, plus, end));
+        let number = Number { start: plus, digits: WORLD, usual: usual(view, lead)?, cluster: Some(cluster) };
+        return number.end(view, lead).map(|end| Found::new(plus, end));
     }
     if from.len() > 12 || view.word_before(from.start) || (from.len() == 4 && is_date(view, cluster, from)) {
         return None;
+    }
+    if let Some(found) = by_form(view, from) {
+        return Some(found);
     }
     // What costs more is asked for later.
     if cluster.is_bare() || context::is_bare(view, from.start) {
         return None;
     }
-    read(view, from.start, &NATION, None)?;
-    if !context::has(view, from.start, &WORDS) || context::labels_other(view, from.start) {
+    // Digits before the first group, as in `(11) 91234-5678`.
+    let is_first = cluster.groups().first().is_some_and(|group| group.start == from.start);
+    let begins = |at: &usize| is_first && (view.at(*at).is_ascii_digit() || view.at(*at) == b'(');
+    let lead = (lead..from.start).find(begins).filter(|lead| !view.word_before(*lead));
+    let bracket = from.start.checked_sub(1).filter(|at| view.at(*at) == b'(' && *at >= view.first());
+    let starts = [lead.unwrap_or(from.start), bracket.unwrap_or(from.start)];
+    let number = |start, cluster| Number { start, digits: NATION, usual: NATION, cluster }.end(view, start);
+    let start = starts.into_iter().find(|start| number(*start, None).is_some())?;
+    if !context::has(view, start, &WORDS) || context::labels_other(view, start) {
         return None;
     }
-    let bracket = view.before(from.start) == b'(' && from.start > view.first();
-    let start = if bracket { from.start.saturating_sub(1) } else { from.start };
-    found(view, start, read(view, from.start, &NATION, Some(cluster))?)
+    Some(Found::new(start, number(start, Some(cluster))?))
 }
 
-fn found(view: &View<'_>, start: usize, end: usize) -> Option<Found> {
-    stands_alone(view, start, end).then(|| Found::new(start, end))
+/// A number that is written as nothing else is: `(555) 123-4567` of North America, `090-1234-5678` of Japan's mobiles.
+fn by_form(view: &View<'_>, from: Group) -> Option<Found> {
+    let digits = |from: usize, count: usize| {
+        let end = view.skip(from, |byte| byte.is_ascii_digit());
+        (end.saturating_sub(from) == count).then_some(end)
+    };
+    let dash = |at: usize, sign: &[u8]| sign.contains(&view.at(at)).then(|| at.saturating_add(1));
+    if from.len() != 3 {
+        return None;
+    }
+    let bracket = from.start.checked_sub(1).filter(|at| view.at(*at) == b'(' && *at >= view.first());
+    if let Some(start) = bracket {
+        let after = dash(from.end, b")")?;
+        let after = dash(after, b" ").unwrap_or(after);
+        let end = digits(dash(digits(after, 3)?, b"-. ")?, 4)?;
+        let whole = with_extension(view, end);
+        return stands_alone(view, start, whole).then(|| Found::new(start, whole));
+    }
+    if !matches!(view.slice(from.start, from.end), b"070" | b"080" | b"090") {
+        return None;
+    }
+    let end = digits(dash(digits(dash(from.end, b"-")?, 4)?, b"-")?, 4)?;
+    stands_alone(view, from.start, end).then(|| Found::new(from.start, end))
 }
 
-/// The end of the longest number of so many digits that begins here, and that has no card of the cluster in it.
-fn read(view: &View<'_>, start: usize, digits: &RangeInclusive<usize>, cards: Option<&Cluster>) -> Option<usize> {
-    let (mut at, mut count, mut end, mut signs) = (start, 0_usize, None, 0_u8);
-    loop {
-        let byte = view.at(at);
-        if byte.is_ascii_digit() {
-            let begins = !view.before(at).is_ascii_digit();
-            let group = cards
-                .filter(|_| begins && count > 0)
-                .and_then(|cluster| cluster.groups().iter().find(|group| group.start == at));
-            let card = group.zip(cards).is_some_and(|(group, cluster)| card::find(view, cluster, *group).is_some());
-            if count >= *digits.end() || card {
+/// What a number is like.
+struct Number<'c> {
+    start: usize,
+    /// How many digits it may have, and how many of such do.
+    digits: RangeInclusive<usize>,
+    usual: RangeInclusive<usize>,
+    /// No card and no social security number of the cluster is a part of it.
+    cluster: Option<&'c Cluster>,
+}
+
+impl Number<'_> {
+    /// The end of the longest number from a position on, of a usual length if there is one.
+    fn end(&self, view: &View<'_>, from: usize) -> Option<usize> {
+        let (mut count, mut longest, mut usual, mut open) = (0_usize, None, None, false);
+        let mut at = joint(view, from, count, &mut open);
+        loop {
+            let end = view.skip(at, |byte| byte.is_ascii_digit());
+            let length = end.saturating_sub(at);
+            if length == 0 || (count > 0 && self.is_other(view, at)) {
                 break;
             }
-            count = count.saturating_add(1);
-            signs = 0;
-            if digits.contains(&count) && !view.at(at.saturating_add(1)).is_ascii_digit() {
-                end = Some(at.saturating_add(1));
+            count = count.saturating_add(length);
+            if count > *self.digits.end() {
+                break;
             }
-        } else if is_in_number(byte) && signs < 2 {
-            signs = signs.saturating_add(1);
-        } else {
-            break;
+            // What follows may be something else, so the longest that stands alone.
+            let whole = with_extension(view, end);
+            if self.digits.contains(&count) && !open && stands_alone(view, self.start, whole) {
+                longest = Some(whole);
+                if self.usual.contains(&count) {
+                    usual = Some(whole);
+                }
+            }
+            at = joint(view, end, count, &mut open);
         }
+        usual.or(longest)
+    }
+
+    fn is_other(&self, view: &View<'_>, start: usize) -> bool {
+        let Some(cluster) = self.cluster else { return false };
+        let group = cluster.groups().iter().find(|group| group.start == start);
+        group.is_some_and(|group| {
+            card::find(view, cluster, *group).is_some() || us_ssn::find(view, cluster, *group).is_some()
+        })
+    }
+}
+
+/// Where the next digits may begin after so many: after one sign, and brackets that fit.
+fn joint(view: &View<'_>, at: usize, count: usize, open: &mut bool) -> usize {
+    let sign = |at: usize| at.saturating_add(usize::from(matches!(view.at(at), b' ' | b'-' | b'.' | b'/')));
+    let mut at = at;
+    if *open && view.at(at) == b')' {
+        *open = false;
         at = at.saturating_add(1);
     }
-    end
+    // After the whole number, these would stand between two.
+    let wide = count < *NATION.start() && (view.starts(at, b" / ") || view.starts(at, b" - "));
+    at = if wide { at.saturating_add(3) } else { sign(at) };
+    // Not dialled from abroad.
+    if view.starts(at, b"(0)") {
+        at = sign(at.saturating_add(3));
+    }
+    if !*open && view.at(at) == b'(' {
+        *open = true;
+        at = at.saturating_add(1);
+    }
+    at
+}
+
+/// The end of a number with what is dialled after it: `x12`, `ext. 345`.
+fn with_extension(view: &View<'_>, end: usize) -> usize {
+    let space = |at: usize| at.saturating_add(usize::from(view.at(at) == b' '));
+    let at = space(end);
+    let has = |mark: &[u8]| view.slice(at, at.saturating_add(mark.len())).eq_ignore_ascii_case(mark);
+    let Some(mark) = EXTENSIONS.iter().find(|mark| has(mark)) else { return end };
+    let at = space(at.saturating_add(mark.len()));
+    let last = view.skip(at, |byte| byte.is_ascii_digit());
+    let whole = (1..=6).contains(&last.saturating_sub(at)) && !view.word_at(last);
+    if whole { last } else { end }
 }
 
 fn is_in_number(byte: u8) -> bool {
@@ -107,16 +221,18 @@ fn is_in_number(byte: u8) -> bool {
 /// `2024-01-02`: a day, whatever a word before it says.
 fn is_date(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
     let mut lengths = cluster.joined(view, from).map(Group::len);
-    (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
+    let year = matches!((view.at(from.start), view.at(from.start.saturating_add(1))), (b'1', b'9') | (b'2', b'0'));
+    year && (lengths.next(), lengths.next(), lengths.next()) == (Some(4), Some(2), Some(2))
 }
 
-/// Whether a country or a service has the code that these digits begin with.
-fn is_assigned(view: &View<'_>, start: usize) -> bool {
+/// How many digits the numbers of a country usually have, its code among them; none if no country and no service has
+/// the code that these digits begin with.
+fn usual(view: &View<'_>, start: usize) -> Option<RangeInclusive<usize>> {
     let digits =
         view.slice(start, start.saturating_add(2 * LEAD).min(view.end())).iter().filter(|byte| byte.is_ascii_digit());
     let mut digits = digits.map(|digit| digit.wrapping_sub(b'0'));
-    let (Some(a), Some(b), Some(c)) = (digits.next(), digits.next(), digits.next()) else { return false };
-    match (a, b) {
+    let (a, b, c) = (digits.next()?, digits.next()?, digits.next()?);
+    let assigned = match (a, b) {
         (1 | 7, _) => true,
         (2, 0 | 7) | (3, 0..=4 | 6 | 9) | (4, 0 | 1 | 3..=9) | (5, 1..=8) | (6, 0..=6) => true,
         (8, 1 | 2 | 4 | 6) | (9, 0..=5 | 8) => true,
@@ -135,7 +251,18 @@ fn is_assigned(view: &View<'_>, start: usize) -> bool {
         (9, 7) => c != 8,
         (9, 9) => matches!(c, 2..=6 | 8),
         _ => false,
-    }
+    };
+    assigned.then_some(match (a, b, c) {
+        (1 | 7, ..) | (2, 7, _) | (3, 1 | 3 | 4, _) | (4, 1 | 8, _) | (6, 1, _) => 11..=11,
+        (3, 0, _) | (5, 7, _) | (6, 3, _) | (9, 0..=2 | 8, _) | (4, 2, 0 | 1) | (3, 5, 1) => 12..=12,
+        (4, 5 | 7, _) | (6, 5, _) => 10..=10,
+        (3, 2 | 6, _) => 10..=11,
+        (8, 1 | 2, _) | (3, 5, 3) | (8, 8, 6) | (9, 7, 1 | 2) | (4, 4, _) => 11..=12,
+        (8, 6, _) | (5, 2 | 4 | 5, _) => 12..=13,
+        (8, 5, _) => 11..=11,
+        (4, 9, _) | (3, 9, _) | (6, 2, _) => 10..=13,
+        _ => WORLD,
+    })
 }
 
 #[cfg(test)]
@@ -153,11 +280,47 @@ mod tests {
                 ("+44 20 7946 0958.", "[phone]."),
                 ("+33 6 12 34 56 789", "[phone]"),
                 ("tel:+358401234567", "tel:[phone]"),
+                ("ask (415) 555-0132, (415)555-0132 or (415) 555.0132 x7.", "ask [phone], [phone] or [phone]."),
+                ("090-1234-5678", "[phone]"),
+                ("Handy 0151/12345678", "Handy [phone]"),
+                ("\"telefonnummer\":\"030 1234567\"", "\"telefonnummer\":\"[phone]\""),
+                ("Móvil: 612 34 56 78", "Móvil: [phone]"),
+                ("celular (11) 91234-5678", "celular [phone]"),
+                ("Portable : 06-12-34-56-78", "Portable : [phone]"),
+                ("cellulare 347 1234567; gsm 0470 12 34 56", "cellulare [phone]; gsm [phone]"),
+                ("Telefoon: 06-12345678", "Telefoon: [phone]"),
+                ("telemóvel=912345678", "telemóvel=[phone]"),
+                ("komórka 601 234 567", "komórka [phone]"),
+                ("携帯：090 1234 5678", "携帯：[phone]"),
+                ("手機 0912-345-678, 휴대폰 010-1234-5678", "手機 [phone], 휴대폰 [phone]"),
+                ("телефон 8 (912) 345-67-89", "телефон [phone]"),
+                (
+                    "{\"contact_phone\":\"02079460958\",\"cellPhone\":5551234567,\"mobileNo\":\"07700 900123\"}",
+                    "{\"contact_phone\":\"[phone]\",\"cellPhone\":[phone],\"mobileNo\":\"[phone]\"}",
+                ),
+                ("msisdn=491511234567&contact_number=9876543210", "msisdn=[phone]&contact_number=[phone]"),
                 ("phone: 555-123-4567", "phone: [phone]"),
                 ("\"phoneNumber\":\"(555) 123-4567\"", "\"phoneNumber\":\"[phone]\""),
                 ("Call me at 030 1234567!", "Call me at [phone]!"),
                 ("电话：010-12345678", "电话：[phone]"),
                 ("+49 30 123456 4111 1111 1111 1111", "[phone] 4111 1111 1111 1111"),
+                // What follows is not joined to it, and does not hide it.
+                ("+4915112345678 10.1.2.3", "[phone] 10.1.2.3"),
+                ("+4915112345678//10.1.2.3", "[phone]//10.1.2.3"),
+                ("+4915112345678//10", "[phone]//10"),
+                ("+4915112345678 10", "[phone] 10"),
+                ("+33 6 12 34 56 78 901", "[phone] 901"),
+                ("(+49 30 1234567) 890", "([phone]) 890"),
+                ("+49 30 12345 123-45-6789", "[phone] 123-45-6789"),
+                ("+49 (0)30 123 456-0", "[phone]"),
+                ("+44 (0) 20 7946 0958", "[phone]"),
+                ("+49 30 / 123 4567", "[phone]"),
+                ("+1.555.123.4567", "[phone]"),
+                ("+1 (555) 123-4567 ext. 89", "[phone]"),
+                ("+15551234567x123,", "[phone],"),
+                ("+33 6 12 34 56 78", "[phone]"),
+                ("Tel. 06.12.34.56.78", "Tel. [phone]"),
+                ("téléphone : 06 12 34 56 78", "téléphone : [phone]"),
             ],
         );
     }
@@ -173,8 +336,14 @@ mod tests {
                 "a+4915112345678",
                 "+4915112345678901",
                 "555-123-4567",
+                "(415) 555-01321",
+                "f(415) 555",
+                "190-1234-5678",
+                "automobile 5551234567",
+                "mobiles sold: 12, price 1299.99",
                 "5551234567",
                 "phone call on 2024-01-02 03:04:05",
+                "called 1999-12-31 23:59",
                 "phone order_id=5551234567",
                 "hotel 5551234567",
                 "+08:00",

@@ -1,10 +1,15 @@
 //! PyPI's API tokens: `pypi-` and a macaroon in base64url, whose beginning says the site.
 
-use super::vendors::{Form, Length};
+use super::vendors::{self, Form, Length};
 use crate::view::is_base64url;
 
-pub(super) const FORMS: &[Form] =
-    &[Form { anchor: 2, prefixes: &[b"pypi-AgEIcHlwaS5vcmc"], such: is_base64url, length: Length::AtLeast(50) }];
+pub(super) const FORMS: &[Form] = &[Form {
+    anchor: 2,
+    prefixes: &[b"pypi-AgEIcHlwaS5vcmc"],
+    such: is_base64url,
+    length: Length::AtLeast(50),
+    fits: vendors::any,
+}];
 
 #[cfg(test)]
 mod tests {

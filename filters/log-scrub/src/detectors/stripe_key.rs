@@ -4,9 +4,10 @@ use super::vendors::{self, Form, Length};
 
 pub(super) const FORMS: &[Form] = &[Form {
     anchor: 0,
-    prefixes: &[b"sk_live_", b"sk_test_", b"rk_live_", b"rk_test_"],
+    prefixes: &[b"sk_live_", b"sk_test_", b"sk_prod_", b"rk_live_", b"rk_test_", b"rk_prod_"],
     such: vendors::is_alphanumeric,
     length: Length::AtLeast(16),
+    fits: vendors::any,
 }];
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests {
             "stripe_key",
             &[
                 (&format!("sk_live_{}", "a1B2".repeat(6)), "[stripe_key]"),
+                (&format!("sk_prod_{}", "a1B2".repeat(6)), "[stripe_key]"),
                 (&format!("\"rk_test_{}\"", "a1B2".repeat(25)), "\"[stripe_key]\""),
             ],
         );

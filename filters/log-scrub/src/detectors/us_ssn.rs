@@ -21,6 +21,9 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if from.len() != 3 {
         return None;
     }
+    if view.at(from.end) == b'.' {
+        return dotted(view, from);
+    }
     let mut groups = cluster.joined(view, from);
     let (area, group, serial) = (groups.next()?, groups.next()?, groups.next()?);
     let text = |group: Group| view.slice(group.start, group.end);
@@ -31,6 +34,20 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         && !dashed(view.before(area.start), view.before(area.start.saturating_sub(1)))
         && !dashed(view.at(serial.end), view.at(serial.end.saturating_add(1)));
     found.then(|| Found::new(area.start, serial.end))
+}
+
+/// With dots, as versions have them: only where a word says what it is.
+fn dotted(view: &View<'_>, area: Group) -> Option<Found> {
+    let text = view.slice(area.start, area.start.saturating_add(11));
+    let (area_text, rest) = text.split_at_checked(3)?;
+    let [b'.', a, b, b'.', serial @ ..] = rest else { return None };
+    let digits = serial.len() == 4 && serial.iter().chain([a, b]).all(u8::is_ascii_digit);
+    let end = area.start.saturating_add(text.len());
+    let found = digits
+        && valid(area_text, &[*a, *b], serial)
+        && stands_alone(view, area.start, end)
+        && context::has(view, area.start, &WORDS);
+    found.then(|| Found::new(area.start, end))
 }
 
 fn valid(area: &[u8], group: &[u8], serial: &[u8]) -> bool {
@@ -52,6 +69,8 @@ mod tests {
                 ("(123-45-6789)", "([us_ssn])"),
                 ("123 45 6789", "[us_ssn]"),
                 ("ssn=123456789&", "ssn=[us_ssn]&"),
+                ("SSN: 123.45.6789.", "SSN: [us_ssn]."),
+                ("social_security_no=123456789", "social_security_no=[us_ssn]"),
                 ("\"userSsn\":\"123456789\"", "\"userSsn\":\"[us_ssn]\""),
                 ("Social Security number: 123456789", "Social Security number: [us_ssn]"),
             ],
@@ -69,6 +88,9 @@ mod tests {
                 "123-00-6789",
                 "123-45-0000",
                 "123-45 6789",
+                "123.45.6789",
+                "ssn 123.45.678",
+                "ssn 123.45.6789.1",
                 "123456789",
                 "ssn=000456789",
                 "123-45-67890",

@@ -13,6 +13,8 @@ pub(crate) struct Form {
     pub(super) such: fn(u8) -> bool,
     /// How many of those.
     pub(super) length: Length,
+    /// What else is to hold of them.
+    pub(super) fits: fn(&[u8]) -> bool,
 }
 
 /// How long a token is, without its prefix.
@@ -36,7 +38,8 @@ fn token(view: &View<'_>, form: &Form) -> Look {
         return Look::Nothing;
     };
     let Some(prefix) = form.prefixes.iter().find(|prefix| view.starts(start, prefix)) else { return Look::Nothing };
-    if view.word_before(start) {
+    // A name may be joined to a token with `_`.
+    if view.word_before(start) && view.before(start) != b'_' {
         return Look::Nothing;
     }
     let body = start.saturating_add(prefix.len());
@@ -44,7 +47,10 @@ fn token(view: &View<'_>, form: &Form) -> Look {
         Length::Exactly(length) => {
             let end = body.saturating_add(length);
             let whole = view.slice(body, end);
-            let found = whole.len() == length && whole.iter().all(|byte| (form.such)(*byte)) && !is_word(view.at(end));
+            let found = whole.len() == length
+                && whole.iter().all(|byte| (form.such)(*byte))
+                && !is_word(view.at(end))
+                && is_varied(whole);
             found.then(|| Found::new(start, end)).into()
         }
         Length::AtLeast(least) => {
@@ -52,7 +58,8 @@ fn token(view: &View<'_>, form: &Form) -> Look {
             // A private key may follow, and its dashes are none of a token's.
             let dashes = view.slice(body, run).array_windows::<6>().position(|six| six == b"-----B");
             let end = dashes.map_or(run, |dashes| body.saturating_add(dashes));
-            if end.saturating_sub(body) < least {
+            let text = view.slice(body, end);
+            if text.len() < least || !is_varied(text) || !(form.fits)(text) {
                 return Look::Until(end);
             }
             let tail = if end == view.end() && view.is_cut() { Tail::Token } else { Tail::None };
@@ -61,12 +68,36 @@ fn token(view: &View<'_>, form: &Form) -> Look {
     }
 }
 
+/// Whether there are four different signs at least: `xxxxxxxx` stands for a token that somebody shall put there.
+fn is_varied(text: &[u8]) -> bool {
+    let mut seen = [0_u8; 4];
+    let mut count = 0_usize;
+    for byte in text {
+        if seen.iter().take(count).any(|other| other == byte) {
+            continue;
+        }
+        let Some(free) = seen.get_mut(count) else { return true };
+        *free = *byte;
+        count = count.saturating_add(1);
+    }
+    count == seen.len()
+}
+
+/// Nothing else.
+pub(super) fn any(_: &[u8]) -> bool {
+    true
+}
+
 pub(super) fn is_alphanumeric(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
 }
 
 pub(super) fn is_alphanumeric_or_underscore(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+pub(super) fn is_base64url_or_dot(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
 }
 
 pub(super) fn is_alphanumeric_or_dash(byte: u8) -> bool {

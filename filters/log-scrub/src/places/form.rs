@@ -1,6 +1,7 @@
 //! `application/x-www-form-urlencoded`.
 
-use super::{LONG, Scan, UNSCANNED};
+use super::encoding::{QUERY, goes_on_as_utf8};
+use super::{LONG, Scan, UNSCANNED, Why};
 use crate::{Findings, Rules};
 use kit::prelude::*;
 
@@ -10,6 +11,9 @@ pub(super) struct Form {
     pair: Vec<u8>,
     /// Whether the rest of the pair is passed over.
     skips: bool,
+    /// A character that is not whole.
+    partial: Vec<u8>,
+    failed: bool,
 }
 
 impl core::fmt::Debug for Form {
@@ -20,6 +24,10 @@ impl core::fmt::Debug for Form {
 
 impl Form {
     pub(super) fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
+        self.failed = self.failed || !goes_on_as_utf8(&mut self.partial, part);
+        if self.failed {
+            return;
+        }
         let mut rest = part;
         while !rest.is_empty() {
             let end = memchr::memchr(b'&', rest);
@@ -40,22 +48,32 @@ impl Form {
         }
     }
 
-    pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) {
+    pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         self.end(rules, out, findings);
+        if self.failed || !self.partial.is_empty() { Err(Why::Encoding) } else { Ok(()) }
     }
 
     fn end(&mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) {
         if !self.skips {
-            out.extend_from_slice(&Scan::new(rules).query(&self.pair, findings));
+            if core::str::from_utf8(&QUERY.decoded(&self.pair)).is_err() {
+                // Written in who knows what.
+                self.give_up(rules, out, findings);
+            } else {
+                out.extend_from_slice(&Scan::new(rules).query(&self.pair, findings));
+            }
         }
         self.pair.clear();
         self.skips = false;
     }
 
-    /// Keeps the name of a pair that is too long.
+    /// Keeps the name of a pair that is too long, or not UTF-8.
     fn give_up(&mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) {
         self.skips = true;
-        self.pair.truncate(memchr::memchr(b'=', &self.pair).map_or(0, |end| end.saturating_add(1)));
+        let name = memchr::memchr(b'=', &self.pair).map_or(0, |end| end.saturating_add(1));
+        self.pair.truncate(name);
+        if core::str::from_utf8(&QUERY.decoded(&self.pair)).is_err() {
+            self.pair.clear();
+        }
         self.pair.extend_from_slice(UNSCANNED);
         let clean = Scan::new(rules).query(&self.pair, findings);
         // Else its name says that it is covered whatever it is.

@@ -6,10 +6,15 @@
 mod cookie;
 mod encoding;
 mod form;
+mod header;
 mod json;
+mod multipart;
+mod text;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
+pub use header::Header;
+pub use text::text;
 pub use url::{path, query, url};
 
 use crate::{Findings, Rule, Rules, Stream};
@@ -18,9 +23,10 @@ use form::Form;
 use json::Json;
 use kit::alloc;
 use kit::prelude::*;
+use multipart::Multipart;
 
 /// Stands for what could not be looked at.
-const UNSCANNED: &[u8] = b"[UNSCANNED]";
+pub(crate) const UNSCANNED: &[u8] = b"[UNSCANNED]";
 
 /// How deep a value in a value is taken apart: JSON in a string, a URL in a query.
 const DEPTH: u8 = 3;
@@ -40,7 +46,7 @@ pub enum Why {
     Encoding,
     /// It nests deeper than anyone needs.
     Deep,
-    /// A number or a word in it is too long.
+    /// A number or a word in it is too long, or the head of a part.
     Long,
 }
 
@@ -52,6 +58,7 @@ pub struct Body(Inner);
 enum Inner {
     Json(Box<Json>),
     Form(Form),
+    Multipart(Box<Multipart>),
     Text { stream: Box<Stream>, partial: Vec<u8>, failed: Option<Why> },
 }
 
@@ -64,9 +71,16 @@ impl Body {
         Self(Inner::Json(Box::new(Json::new(DEPTH, "", true))))
     }
 
-    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB stands `[UNSCANNED]`.
+    /// `application/x-www-form-urlencoded`. For a value of more than 64 KiB, or that is not UTF-8 when it is decoded,
+    /// stands `[UNSCANNED]`.
     pub fn form() -> Self {
         Self(Inner::Form(Form::default()))
+    }
+
+    /// `multipart/form-data` with this boundary. Names are cleaned, and so is text, by its field's name; for a value of
+    /// more than 64 KiB, a file, or what is of another type, stands `[UNSCANNED]`.
+    pub fn multipart(boundary: &[u8]) -> Self {
+        Self(Inner::Multipart(Box::new(Multipart::new(boundary))))
     }
 
     /// Plain text in UTF-8.
@@ -79,6 +93,7 @@ impl Body {
         match &mut self.0 {
             Inner::Json(json) => json.push(rules, part, out, findings),
             Inner::Form(form) => form.push(rules, part, out, findings),
+            Inner::Multipart(multipart) => multipart.push(rules, part, out, findings),
             Inner::Text { stream, partial, failed } => {
                 if failed.is_none() && !encoding::goes_on_as_utf8(partial, part) {
                     *failed = Some(Why::Encoding);
@@ -97,10 +112,8 @@ impl Body {
     pub fn finish(self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         match self.0 {
             Inner::Json(json) => json.finish(rules, out, findings),
-            Inner::Form(form) => {
-                form.finish(rules, out, findings);
-                Ok(())
-            }
+            Inner::Form(form) => form.finish(rules, out, findings),
+            Inner::Multipart(multipart) => multipart.finish(),
             Inner::Text { stream, partial, failed } => {
                 stream.finish(rules, out, findings);
                 match failed {

@@ -69,5 +69,5 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
 
 /// What to try with a demo that goes on running.
 pub(crate) fn to_try(envoy: &Envoy) -> Vec<String> {
-    vec![curl(envoy, "timed", &[("x-reply", "pause=30; chunk=ok")])]
+    vec![curl(envoy, "timed", "/hello", &[("x-reply", "pause=30; chunk=ok")])]
 }

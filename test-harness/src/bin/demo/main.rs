@@ -10,9 +10,11 @@
 )]
 
 mod latency;
+mod log_scrub;
 mod tour;
 mod trace_id;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
@@ -44,18 +46,21 @@ async fn main() -> Result<()> {
 async fn walk(keep: bool) -> Result<()> {
     let upstream = Upstream::start().await?;
     let mut builder = Envoy::builder().cluster("service", upstream.addr());
-    for (tag, regex) in trace_id::stats_tags().into_iter().chain(latency::stats_tags()) {
+    let tags = [trace_id::stats_tags(), latency::stats_tags(), log_scrub::stats_tags()].concat();
+    // Filters share labels.
+    for (tag, regex) in tags.into_iter().collect::<BTreeMap<_, _>>() {
         builder = builder.stats_tag(&tag, &regex);
     }
-    for listener in trace_id::listeners()?.into_iter().chain(latency::listeners()?) {
+    for listener in [trace_id::listeners()?, latency::listeners()?, log_scrub::listeners()?].concat() {
         builder = builder.listener(listener);
     }
     let envoy = builder.start().await?;
     let tour = Tour::new(&envoy, &upstream).await?;
     trace_id::tour(&tour).await?;
     latency::tour(&tour).await?;
+    log_scrub::tour(&tour).await?;
     if keep {
-        tour.kept(&[trace_id::to_try(&envoy), latency::to_try(&envoy)].concat());
+        tour.kept(&[trace_id::to_try(&envoy), latency::to_try(&envoy), log_scrub::to_try(&envoy)].concat());
         std::future::pending::<()>().await;
     }
     envoy.stop().await?;

@@ -59,13 +59,27 @@ impl<'a> Tour<'a> {
     /// Sends a GET and shows it, the headers that the upstream got of those whose names begin as given, and the access
     /// log's line.
     pub(crate) async fn send(&self, listener: &str, headers: &[(&str, &str)], look_at: &[&str]) -> Result<Shown> {
+        self.send_to(listener, "/hello", headers, look_at).await
+    }
+
+    /// The same to another path, which the upstream is shown to get as well.
+    pub(crate) async fn send_to(
+        &self,
+        listener: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        look_at: &[&str],
+    ) -> Result<Shown> {
         drop(self.upstream.take());
         let lines = self.envoy.access_log(listener).len();
-        let request = headers.iter().fold(Request::get("/hello"), |request, (name, value)| request.header(name, value));
-        self.row("sent", &curl(self.envoy, listener, headers));
+        let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(name, value));
+        self.row("sent", &curl(self.envoy, listener, path, headers));
         let response = self.envoy.send(listener, &request).await?;
-        let upstream = self.upstream.take().into_iter().next().map(|received| received.request.headers);
-        let got: Vec<String> = upstream.iter().flat_map(|headers| shown(headers, look_at)).collect();
+        let received = self.upstream.take().into_iter().next().map(|received| received.request);
+        let path = received.iter().filter(|_| path != "/hello").map(|request| request.path.clone());
+        let headers = received.iter().flat_map(|request| shown(&request.headers, look_at));
+        let got: Vec<String> = path.chain(headers).collect();
+        let upstream = received.map(|request| request.headers);
         let nothing = if upstream.is_none() { "nothing" } else { "none of these headers" };
         self.row("upstream got", &if got.is_empty() { nothing.into() } else { got.join("\n") });
         let log = self.envoy.wait_for_json(listener, lines + 1).await?.pop().context("no line in the access log")?;
@@ -101,7 +115,10 @@ pub(crate) fn shown(headers: &Headers, look_at: &[&str]) -> Vec<String> {
 }
 
 /// The request as a line that can be pasted into a shell.
-pub(crate) fn curl(envoy: &Envoy, listener: &str, headers: &[(&str, &str)]) -> String {
+pub(crate) fn curl(envoy: &Envoy, listener: &str, path: &str, headers: &[(&str, &str)]) -> String {
     let headers: String = headers.iter().map(|(name, value)| format!("-H '{name}: {value}' ")).collect();
-    format!("curl {headers}http://{}/hello", envoy.addr(listener))
+    let url = format!("http://{}{path}", envoy.addr(listener));
+    // What a shell would take for its own.
+    let quote = if path.contains(['&', '?', ';', '*']) { "'" } else { "" };
+    format!("curl {headers}{quote}{url}{quote}")
 }

@@ -71,7 +71,7 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
         "A wrong configuration is refused, the old one goes on",
         "The refusal says where, and what would be right.",
     );
-    let mut pushed = [listeners()?, crate::latency::listeners()?].concat();
+    let mut pushed = [listeners()?, crate::latency::listeners()?, crate::log_scrub::listeners()?].concat();
     pushed[0] = listener("b3", json!({ "inject": ["b3"], "sampling": { "root": "ratio", "ratio": 25 } }))?;
     tour.row("pushed", r#"{"inject": ["b3"], "sampling": {"root": "ratio", "ratio": 25}}"#);
     tour.envoy.push(pushed).await?.rejected()?;
@@ -90,9 +90,9 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
 /// What to try with a demo that goes on running.
 pub(crate) fn to_try(envoy: &Envoy) -> Vec<String> {
     vec![
-        curl(envoy, "b3", &[]).replace("/hello", "/echo"),
-        curl(envoy, "w3c", &[("traceparent", TRACEPARENT)]).replace("/hello", "/echo"),
-        curl(envoy, "edge", &[("traceparent", TRACEPARENT)]).replace("/hello", "/echo"),
+        curl(envoy, "b3", "/hello", &[]).replace("/hello", "/echo"),
+        curl(envoy, "w3c", "/hello", &[("traceparent", TRACEPARENT)]).replace("/hello", "/echo"),
+        curl(envoy, "edge", "/hello", &[("traceparent", TRACEPARENT)]).replace("/hello", "/echo"),
         format!("curl http://{}/stats/prometheus | grep meshfilter_", envoy.admin_addr()),
     ]
 }
