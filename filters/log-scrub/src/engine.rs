@@ -241,13 +241,15 @@ impl Rules {
             out.extend_from_slice(secret);
             return out;
         }
-        findings.add(rule.0);
-        if let Action::Drop = compiled.action {
-            return out;
+        if !matches!(compiled.action, Action::Drop) {
+            let mut cover = Cover::new(&compiled.action, compiled.normal);
+            cover.push(secret);
+            cover.finish(&compiled.action, &compiled.name, &mut out);
         }
-        let mut cover = Cover::new(&compiled.action, compiled.normal);
-        cover.push(secret);
-        cover.finish(&compiled.action, &compiled.name, &mut out);
+        // What was covered before is not found again.
+        if out != value {
+            findings.add(rule.0);
+        }
         out
     }
 

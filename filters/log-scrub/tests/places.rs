@@ -44,7 +44,12 @@ fn clean(place: Place, text: &str) -> String {
 
 type Begin = fn(&Rules) -> Body;
 
-const BODIES: [(&str, Begin); 3] = [("json", |_| Body::json()), ("form", |_| Body::form()), ("text", Body::text)];
+const BODIES: [(&str, Begin); 4] = [
+    ("json", |_| Body::json()),
+    ("form", |_| Body::form()),
+    ("multipart", |_| Body::multipart(b"a")),
+    ("text", Body::text),
+];
 
 /// The whole in parts of these sizes, over and over.
 fn pass(rules: &Rules, mut body: Body, text: &[u8], sizes: &[usize]) -> (Result<(), Why>, Vec<u8>, u32) {
@@ -533,6 +538,337 @@ fn what_is_clean_is_untouched() {
             let mut findings = Findings::default();
             let out = place(&rules, text.as_bytes(), &mut findings);
             prop_assert!(findings.total() > 0 || *out == *text.as_bytes(), "{}: {} became {}", name, &text, String::from_utf8_lossy(&out));
+        }
+    });
+}
+
+fn multipart(text: &[u8]) -> Result<String, Why> {
+    let rules = with(Kind::Mask, &[]);
+    let (result, out, found) = pass(&rules, Body::multipart(b"X-b"), text, &[usize::MAX]);
+    for sizes in [[1, 1], [2, 3], [7, 1], [5, 8192]] {
+        let parts = pass(&rules, Body::multipart(b"X-b"), text, &sizes);
+        assert_eq!(parts.0, result, "{}", String::from_utf8_lossy(text));
+        assert!(result.is_err() || (parts.1 == out && parts.2 == found), "{}", String::from_utf8_lossy(text));
+    }
+    result.map(|()| {
+        let (again, twice, _) = pass(&rules, Body::multipart(b"X-b"), &out, &[usize::MAX]);
+        assert_eq!((again, String::from_utf8_lossy(&twice)), (Ok(()), String::from_utf8_lossy(&out)));
+        String::from_utf8(out).unwrap()
+    })
+}
+
+/// One part with this head and this value.
+fn part(head: &str, value: &str) -> String {
+    format!("--X-b\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n--X-b--\r\n")
+}
+
+#[test]
+fn multipart_forms() {
+    let all = "--X-b\r\nContent-Disposition: form-data; name=\"mail\"\r\n\r\nbob@example.com\r\n\
+        --X-b\r\ncontent-disposition:form-data;name=password\r\nX-Api-Key: abc\r\n\r\nhunter2\r\n\
+        --X-b \t\r\nContent-Type: image/png\r\nContent-Disposition: form-data; name=\"f\"; filename=\"bob@example.com.png\"\r\n\r\n\x00\r\n-\r\n--X\r\n\
+        --X-b\nContent-Disposition: form-data; name=\"n\"\n\na\nb\n--X-b--";
+    let clean = "--X-b\r\nContent-Disposition: form-data; name=\"mail\"\r\n\r\n[email]\r\n\
+        --X-b\r\ncontent-disposition:form-data;name=password\r\nX-Api-Key: [field]\r\n\r\n[field]\r\n\
+        --X-b \t\r\nContent-Type: image/png\r\nContent-Disposition: form-data; name=\"f\"; filename=\"[email].png\"\r\n\r\n[UNSCANNED]\r\n\
+        --X-b\nContent-Disposition: form-data; name=\"n\"\n\na\nb\n--X-b--";
+    assert_eq!(multipart(all.as_bytes()).as_deref(), Ok(clean));
+    for (head, value, clean_head, clean_value) in [
+        ("name=\"a\"", "x\r\n--X-\r\n --X-b\r\n--X-bc", "name=\"a\"", "x\r\n--X-\r\n --X-b\r\n--X-bc"),
+        ("name=\"a\"", "", "name=\"a\"", ""),
+        ("name=\"a\"", "\r\n", "name=\"a\"", "\r\n"),
+        ("name=\"user[password]\"", "a\r\nb", "name=\"user[password]\"", "[field]"),
+        ("name=\"pass%77ord\"", "x", "name=\"pass%77ord\"", "[field]"),
+        ("name=\"pass\\\"word\"", "x", "name=\"pass\\\"word\"", "x"),
+        ("name=\"bob@example.com\"", "x", "name=\"[email]\"", "x"),
+        ("name=bob@example.com", "x", "name=\"[email]\"", "x"),
+        ("name=\"a;b\"; x=\"\\\\\"", "bob%40example.com", "name=\"a;b\"; x=\"\\\\\"", "[email]"),
+        ("name=a; filename=\"\"", "", "name=a; filename=\"\"", ""),
+        ("name=a; filename=b", "text", "name=a; filename=b", "[UNSCANNED]"),
+        ("name=a; filename*=UTF-8''b%20c", "x", "name=a; filename*=UTF-8''b%20c", "[UNSCANNED]"),
+        ("name=a; filename*=utf-8'en'bob%40example.com", "x", "name=a; filename*=utf-8'en'[email]", "[UNSCANNED]"),
+        ("name=a; filename*=ISO-8859-1''bob%40example.com", "x", "name=a; filename*=UTF-8''[UNSCANNED]", "[UNSCANNED]"),
+        ("filename=a", "x", "filename=a", "[UNSCANNED]"),
+        ("name=token; filename=b", "text", "name=token; filename=b", "[field]"),
+        (
+            "name=a\r\nContent-Type: text/plain; charset=UTF-8",
+            "bob@example.com",
+            "name=a\r\nContent-Type: text/plain; charset=UTF-8",
+            "[email]",
+        ),
+        (
+            "name=a\r\nContent-Type: text/plain; charset=utf-16",
+            "x",
+            "name=a\r\nContent-Type: text/plain; charset=utf-16",
+            "[UNSCANNED]",
+        ),
+        ("name=a\r\nContent-Type: application/json", "{}", "name=a\r\nContent-Type: application/json", "[UNSCANNED]"),
+        (
+            "name=a\r\nContent-Transfer-Encoding: base64",
+            "eA==",
+            "name=a\r\nContent-Transfer-Encoding: base64",
+            "[UNSCANNED]",
+        ),
+        ("name=a\r\nX-From: bob@example.com", "1", "name=a\r\nX-From: [email]", "1"),
+        ("name=a", "{\"password\":\"x\"}", "name=a", "{\"password\":\"[field]\"}"),
+    ] {
+        assert_eq!(multipart(part(head, value).as_bytes()), Ok(part(clean_head, clean_value)), "{head}: {value}");
+    }
+    // An empty line is the end of a head and of no value.
+    let short = "\r\n--X-b\r\nContent-Disposition: form-data; name=a\r\n\r\n--X-b--";
+    assert_eq!(multipart(short.as_bytes()).as_deref(), Ok(short));
+    assert_eq!(multipart(b"--X-b--\r\n").as_deref(), Ok("--X-b--\r\n"));
+    let long = "ab, ".repeat(20_000);
+    for (name, expected) in [("a", "[UNSCANNED]"), ("token", "[field]")] {
+        let head = format!("name={name}");
+        assert_eq!(multipart(part(&head, &long).as_bytes()), Ok(part(&head, expected)));
+    }
+    let latin = [part("name=a", "").strip_suffix("\r\n--X-b--\r\n").unwrap().as_bytes(), b"\xfc\r\n--X-b--"].concat();
+    assert!(multipart(&latin).unwrap().contains("\r\n\r\n[UNSCANNED]\r\n"));
+}
+
+#[test]
+fn multipart_forms_that_are_broken() {
+    for text in [
+        "",
+        "--X-b",
+        "--X-b\r\n",
+        "--X-b-\r\n",
+        "--X-c\r\n",
+        "hello\r\n--X-b--",
+        "--X-b--\r\nhello",
+        "--X-b\r\nbad\r\n\r\nx\r\n--X-b--",
+        "--X-b\r\n folded: x\r\n\r\nx\r\n--X-b--",
+        "--X-b\r\nContent-Disposition: form-data; name=a\r\n\r\nx",
+        &part("name=\"a", "x"),
+        &part("name=a; name=b", "x"),
+        &part("name", "x"),
+        &part("name=a\r\nContent-Disposition: form-data; name=password", "x"),
+        &part("name=a; filename*=bob@example.com", "x"),
+        &part("name=a; filename*=UTF-8'bob@example.com'x", "x"),
+    ] {
+        assert_eq!(multipart(text.as_bytes()), Err(Why::Broken), "{text}");
+    }
+    assert_eq!(multipart(part(&format!("name={}", "a".repeat(9000)), "x").as_bytes()), Err(Why::Long));
+    let latin = [b"--X-b\r\nA: \xfc".as_slice(), b"\r\n\r\nx\r\n--X-b--"].concat();
+    assert_eq!(multipart(&latin), Err(Why::Encoding));
+    let rules = with(Kind::Mask, &[]);
+    for boundary in ["", "a\r\nb", "a ", &"a".repeat(71)] {
+        let text = format!("--{boundary}--");
+        assert_eq!(pass(&rules, Body::multipart(boundary.as_bytes()), text.as_bytes(), &[9]).0, Err(Why::Broken));
+    }
+}
+
+/// Anything in and around parts.
+#[test]
+fn multipart_soup() {
+    let rules = every_action();
+    let sign = prop::sample::select(vec![
+        "--X-b\r\n",
+        "--X-b",
+        "--X-b--",
+        "\r\n",
+        "\n",
+        "\r",
+        "-",
+        "Content-Disposition: form-data; name=\"a\"",
+        "name=password",
+        "; ",
+        "\"",
+        "filename=",
+        "\r\n\r\n",
+        "\r\n--X-b\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n",
+        "\r\n--X-b--\r\n",
+        "bob@example.com",
+        "4111 1111 1111 1111",
+        "x",
+        "é",
+        "%40",
+        "hunter2",
+    ]);
+    let begin = "--X-b\r\nContent-Disposition: form-data; name=a\r\n\r\n";
+    proptest!(config(), |(parts in prop::collection::vec(sign, 0..14), begins: bool, sizes in prop::collection::vec(1..40_usize, 1..5))| {
+        let text = format!("{}{}", if begins { begin } else { "" }, parts.concat());
+        for rules in &rules {
+            let whole = pass(rules, Body::multipart(b"X-b"), text.as_bytes(), &[usize::MAX]);
+            let cut = pass(rules, Body::multipart(b"X-b"), text.as_bytes(), &sizes);
+            prop_assert_eq!(&whole.0, &cut.0, "{:?}", &text);
+            if whole.0.is_ok() {
+                prop_assert!(whole == cut, "{:?}: {:?}\n{:?}", &text, &whole, &cut);
+                let twice = pass(rules, Body::multipart(b"X-b"), &whole.1, &[usize::MAX]);
+                prop_assert_eq!(String::from_utf8_lossy(&twice.1), String::from_utf8_lossy(&whole.1), "{:?}", &text);
+            }
+        }
+    });
+}
+
+fn text(text: &str) -> String {
+    let (rules, mut findings) = (with(Kind::Mask, &[]), Findings::default());
+    let out = places::text(&rules, "", text.as_bytes(), &mut findings).into_owned();
+    assert_eq!(out == text.as_bytes(), findings.total() == 0, "{text}");
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn texts() {
+    for (given, expected) in [
+        ("password=hunter2 and more", "password=[field] and more"),
+        ("password: \"hunter2\", user: bob", "password: \"[field]\", user: bob"),
+        ("password = 'it\\'s me' x", "password = '[field]' x"),
+        ("api_key => x1, b => 2", "api_key => [field], b => 2"),
+        ("token := `x`", "token := `[field]`"),
+        ("<password>x y</password><a>b</a>", "<password>[field]</password><a>b</a>"),
+        ("<ns:token type=\"a\"> x </ns:token>", "<ns:token type=\"a\"> [field] </ns:token>"),
+        ("<secret><![CDATA[a<b]]></secret>", "<secret><![CDATA[[field]]]></secret>"),
+        ("curl --token abc --user x", "curl --token [field] --user x"),
+        ("curl --token=abc -v", "curl --token=[field] -v"),
+        ("Authorization: Bearer abc\r\nHost: a", "Authorization: Bearer [field]\r\nHost: a"),
+        ("curl -H 'authorization: token abc' x", "curl -H 'authorization: token [field]' x"),
+        ("Cookie: a=1; b=2\nX: y", "Cookie: a=[field]; b=[field]\nX: y"),
+        ("Set-Cookie: a=1; Path=/\nX: y", "Set-Cookie: a=[field]; Path=/\nX: y"),
+        ("got {\"secret\":\"x\",\"pin\":1234} end", "got {\"secret\":\"[field]\",\"pin\":[field]} end"),
+        ("msg=\"{\\\"secret\\\":\\\"x\\\"}\"", "msg=\"{\\\"secret\\\":\\\"[field]\\\"}\""),
+        ("\"token\":[\"a\",{\"b\":\"c]\"}], d", "\"token\":[field], d"),
+        ("params[\"password\"] = 'x'", "params[\"password\"] = '[field]'"),
+        ("user[password]=x&a=b", "user[password]=[field]&a=b"),
+        ("password=\"open\nnext", "password=\"[field]\nnext"),
+        ("see https://bob:hunter2@example.com/a?token=b&c=d.", "see https://[field]@example.com/a?token=[field]&c=d."),
+        (
+            "1.2.3.4 - \"GET /a?pass%77ord=b&c=bob%40example.com HTTP/1.1\" 200",
+            "[ip] - \"GET /a?pass%77ord=[field]&c=[email] HTTP/1.1\" 200",
+        ),
+        ("\"GET /users/bob%40example.com HTTP/1.1\"", "\"GET /users/[email] HTTP/1.1\""),
+        ("(https://a.example/?card=4111+1111+1111+1111), ok", "(https://a.example/?card=[card]), ok"),
+        ("mail bob@example.com", "mail [email]"),
+    ] {
+        assert_eq!(text(given), expected, "{given}");
+        assert_eq!(text(expected), expected, "{expected}");
+    }
+    for given in [
+        "the password is wrong",
+        "token: none",
+        "password=null, secret: true",
+        "secret garden",
+        "<password/> <token></token>",
+        "token::new(x)",
+        "--password",
+        "--token --user x",
+        "a--token x",
+        "std::secret::x",
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36",
+        "see https://example.com/a?b=c, or /x?y=z.",
+        "a < b: c = d",
+        "password:",
+        "password=",
+        "",
+    ] {
+        assert_eq!(text(given), given, "{given}");
+    }
+    let rules = with(Kind::Mask, &[]);
+    let named = |name, given: &'static str| {
+        String::from_utf8(places::text(&rules, name, given.as_bytes(), &mut Findings::default()).into_owned()).unwrap()
+    };
+    assert_eq!(named("authorization", "Bearer x"), "Bearer [field]");
+    assert_eq!(named("phone", "030 1234567"), "[phone]");
+    let dropped = with(Kind::Drop, &[]);
+    let out = places::text(&dropped, "", b"password: a b c", &mut Findings::default()).into_owned();
+    assert_eq!(String::from_utf8_lossy(&out), "password: [] b c");
+    let words =
+        Config { action: How { kind: Kind::Replace, with: "no more".into(), ..How::default() }, ..Config::default() };
+    let out = places::text(&Rules::new(&words).unwrap(), "", b"password: a b", &mut Findings::default()).into_owned();
+    assert_eq!(String::from_utf8_lossy(&out), "password: no more b");
+}
+
+/// Hostile text takes no more time than its length: this would not end.
+#[test]
+fn long_texts() {
+    for piece in [
+        "password=\"",
+        "<token",
+        "<token>",
+        "--token ",
+        "token:",
+        "secret:{",
+        "=",
+        ":",
+        "://",
+        "/?",
+        "\\\"pin\\\":",
+        "token=[",
+        "a=",
+    ] {
+        let long = piece.repeat(40_000);
+        for rules in [with(Kind::Mask, &[]), with(Kind::Drop, &[])] {
+            places::text(&rules, "", long.as_bytes(), &mut Findings::default());
+        }
+    }
+}
+
+#[test]
+fn texts_a_second_time() {
+    let rules = every_action();
+    let sign = prop::sample::select(vec![
+        "=",
+        ":",
+        ": ",
+        " = ",
+        "=>",
+        "\"",
+        "'",
+        "\\\"",
+        "`",
+        "<",
+        ">",
+        "</",
+        "--",
+        " ",
+        "\n",
+        ",",
+        ";",
+        "&",
+        "{",
+        "}",
+        "[",
+        "]",
+        "?",
+        "/",
+        "://",
+        "%",
+        "\\",
+        "password",
+        "token",
+        "Cookie: ",
+        "Set-Cookie: ",
+        "Authorization: ",
+        "Bearer ",
+        "<password>",
+        "</password>",
+        "<![CDATA[",
+        "]]>",
+        "--token ",
+        "\"secret\":\"",
+        "hunter2",
+        "x",
+        "bob@example.com",
+        "https://",
+        "/a?b=",
+        "4111 1111 1111 1111",
+        "10.1.2.3",
+        "[field]",
+        "null",
+        "é",
+        "user:pw@",
+        "%40",
+        "**",
+    ]);
+    proptest!(config(), |(parts in prop::collection::vec(sign, 0..16))| {
+        let text = parts.concat();
+        for rules in &rules {
+            let mut findings = Findings::default();
+            let once = places::text(rules, "", text.as_bytes(), &mut findings).into_owned();
+            let twice = places::text(rules, "", &once, &mut Findings::default()).into_owned();
+            prop_assert!(once == twice, "{:?}\nbecame {:?}\nthen   {:?}", text, String::from_utf8_lossy(&once), String::from_utf8_lossy(&twice));
+            prop_assert!(findings.unscanned() == 0 || !once.is_empty());
         }
     });
 }

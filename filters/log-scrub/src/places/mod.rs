@@ -8,10 +8,13 @@ mod encoding;
 mod form;
 mod header;
 mod json;
+mod multipart;
+mod text;
 mod url;
 
 pub use cookie::{cookie, set_cookie};
 pub use header::Header;
+pub use text::text;
 pub use url::{path, query, url};
 
 use crate::{Findings, Rule, Rules, Stream};
@@ -20,6 +23,7 @@ use form::Form;
 use json::Json;
 use kit::alloc;
 use kit::prelude::*;
+use multipart::Multipart;
 
 /// Stands for what could not be looked at.
 pub(crate) const UNSCANNED: &[u8] = b"[UNSCANNED]";
@@ -42,7 +46,7 @@ pub enum Why {
     Encoding,
     /// It nests deeper than anyone needs.
     Deep,
-    /// A number or a word in it is too long.
+    /// A number or a word in it is too long, or the head of a part.
     Long,
 }
 
@@ -54,6 +58,7 @@ pub struct Body(Inner);
 enum Inner {
     Json(Box<Json>),
     Form(Form),
+    Multipart(Box<Multipart>),
     Text { stream: Box<Stream>, partial: Vec<u8>, failed: Option<Why> },
 }
 
@@ -72,6 +77,12 @@ impl Body {
         Self(Inner::Form(Form::default()))
     }
 
+    /// `multipart/form-data` with this boundary. Names are cleaned, and so is text, by its field's name; for a value of
+    /// more than 64 KiB, a file, or what is of another type, stands `[UNSCANNED]`.
+    pub fn multipart(boundary: &[u8]) -> Self {
+        Self(Inner::Multipart(Box::new(Multipart::new(boundary))))
+    }
+
     /// Plain text in UTF-8.
     pub fn text(rules: &Rules) -> Self {
         Self(Inner::Text { stream: Box::new(rules.stream("")), partial: Vec::new(), failed: None })
@@ -82,6 +93,7 @@ impl Body {
         match &mut self.0 {
             Inner::Json(json) => json.push(rules, part, out, findings),
             Inner::Form(form) => form.push(rules, part, out, findings),
+            Inner::Multipart(multipart) => multipart.push(rules, part, out, findings),
             Inner::Text { stream, partial, failed } => {
                 if failed.is_none() && !encoding::goes_on_as_utf8(partial, part) {
                     *failed = Some(Why::Encoding);
@@ -101,6 +113,7 @@ impl Body {
         match self.0 {
             Inner::Json(json) => json.finish(rules, out, findings),
             Inner::Form(form) => form.finish(rules, out, findings),
+            Inner::Multipart(multipart) => multipart.finish(),
             Inner::Text { stream, partial, failed } => {
                 stream.finish(rules, out, findings);
                 match failed {

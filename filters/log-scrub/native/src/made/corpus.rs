@@ -186,7 +186,7 @@ pub fn plan(random: &mut Random) -> Plan {
 
 /// A value somewhere where such may be.
 pub(crate) fn put(random: &mut Random, name: &str, needs_name: bool, text: String, fate: Fate) -> Item {
-    const PLACES: [Place; 22] = [
+    const PLACES: [Place; 23] = [
         Place::Path,
         Place::Path,
         Place::Query,
@@ -208,6 +208,7 @@ pub(crate) fn put(random: &mut Random, name: &str, needs_name: bool, text: Strin
         Place::ResponseHeader,
         Place::SetCookie,
         Place::Location,
+        Place::LocationPath,
         Place::ResponseBody,
     ];
     let is_field = matches!(fate, Fate::Covered { rule: "field", .. });
@@ -215,9 +216,17 @@ pub(crate) fn put(random: &mut Random, name: &str, needs_name: bool, text: Strin
     let place = loop {
         let place = *random.pick(&PLACES);
         let in_header = matches!(place, Place::Header | Place::UserAgent | Place::ResponseHeader);
-        let has_name = !matches!(place, Place::QueryName | Place::BodyName | Place::UserAgent | Place::Path);
-        let ascii =
-            matches!(place, Place::Header | Place::ResponseHeader | Place::Path | Place::Cookie | Place::SetCookie);
+        let has_name =
+            !matches!(place, Place::QueryName | Place::BodyName | Place::UserAgent | Place::Path | Place::LocationPath);
+        let ascii = matches!(
+            place,
+            Place::Header
+                | Place::ResponseHeader
+                | Place::Path
+                | Place::LocationPath
+                | Place::Cookie
+                | Place::SetCookie
+        );
         let fits = !(in_header && text.contains('\n'))
             && (has_name || !(is_field || needs_name))
             && (name.is_ascii() || !ascii)

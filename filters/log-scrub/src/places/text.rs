@@ -1,0 +1,350 @@
+//! Plain text: what is assigned to a field in it, and URLs.
+//!
+//! A word alone says nothing: "the password is wrong". So a value is only what a sign joins to the name: `=`, `:`, `=>`,
+//! a tag, or `--` before the name and a space after it. It goes on to its own end, which a quote, a space or a separator
+//! is, or the end of the line for headers that have all of it.
+
+use super::cookie::{cookie, set_cookie};
+use super::{Edit, Scan, changed, settle, url};
+use crate::{Findings, Rule, Rules, fields};
+use alloc::borrow::Cow;
+use kit::alloc;
+use memchr::memmem::Finder;
+
+/// The longest name.
+const NAME: usize = 64;
+
+/// The longest tag.
+const TAG: usize = 256;
+
+/// The most spaces between a name, its sign and its value.
+const SPACES: usize = 16;
+
+/// What is no secret, whatever it is assigned to.
+const WORDS: [&[u8]; 13] = [
+    b"none",
+    b"null",
+    b"nil",
+    b"true",
+    b"false",
+    b"undefined",
+    b"empty",
+    b"missing",
+    b"required",
+    b"invalid",
+    b"expired",
+    b"unknown",
+    b"-",
+];
+
+/// Cleans plain text, such as a User-Agent, a line of a log, or a text body that is not long. Besides what is found
+/// anywhere, that is what is assigned to the name of a field, and what is in URLs.
+pub fn text<'t>(rules: &Rules, name: &str, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+    if rules.field(name).is_some() {
+        return rules.scrub(name, text, findings);
+    }
+    let scan = Scan::new(rules);
+    let clean = settle(text, findings, |text, findings| {
+        let assigned = changed(scan.assigned(text, findings));
+        let text = assigned.as_deref().unwrap_or(text);
+        let urls = changed(scan.urls(text, findings));
+        let text = urls.as_deref().unwrap_or(text);
+        changed(scan.rules.scrub(name, text, findings)).or(urls).or(assigned)
+    });
+    clean.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// Where something of a kind is next, if anywhere.
+struct Next<F> {
+    find: F,
+    at: Option<usize>,
+}
+
+impl<F: Fn(usize) -> Option<usize>> Next<F> {
+    fn new(find: F) -> Self {
+        let at = find(0);
+        Self { find, at }
+    }
+
+    /// From a position on.
+    fn from(&mut self, from: usize) -> Option<usize> {
+        if self.at.is_some_and(|at| at < from) {
+            self.at = (self.find)(from);
+        }
+        self.at
+    }
+}
+
+impl Scan<'_> {
+    /// Covers what is assigned to fields.
+    fn assigned<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        let mut edit = Edit::new(text);
+        let rest = |from: usize| text.get(from..).unwrap_or(&[]);
+        let dashes = Finder::new(b"--");
+        let mut sign =
+            Next::new(|from| memchr::memchr3(b'=', b':', b'<', rest(from)).map(|at| from.saturating_add(at)));
+        let mut option = Next::new(|from| dashes.find(rest(from)).map(|at| from.saturating_add(at)));
+        let mut from = 0_usize;
+        while let Some(at) = [sign.from(from), option.from(from)].into_iter().flatten().min() {
+            let found = match text.get(at) {
+                Some(b'<') => self.tag(text, at),
+                Some(b'-') => self.option(text, at),
+                _ => self.pair(text, from, at),
+            };
+            from = at.saturating_add(1);
+            let Some(Assigned { rule, start, end, how }) = found else { continue };
+            let value = text.get(start..end).unwrap_or(&[]);
+            from = end.max(from);
+            if value.is_empty() || (how == How::Value && WORDS.iter().any(|word| word.eq_ignore_ascii_case(value))) {
+                continue;
+            }
+            let before = findings.clone();
+            let cover = match how {
+                How::Value => Cow::Owned(self.rules.cover(rule, value, findings)),
+                How::Cookie => cookie(self.rules, value, findings),
+                How::SetCookie => set_cookie(self.rules, value, findings),
+            };
+            // Nothing would join what is before and after, and the next word would be the value.
+            let cover = if cover.is_empty() { Cow::Borrowed(b"[]".as_slice()) } else { cover };
+            if rest(start).starts_with(&cover) {
+                *findings = before;
+                from = start.saturating_add(cover.len()).max(from);
+            } else {
+                edit.replace(start, end, &cover);
+            }
+        }
+        edit.finish()
+    }
+
+    /// `name=value`, `"name": "value"`, `name => value`, where the sign is at a position, and nothing before `from` is
+    /// of a name.
+    fn pair(self, text: &[u8], from: usize, at: usize) -> Option<Assigned> {
+        let byte = |at: usize| text.get(at).copied().unwrap_or(0);
+        let before = |at: usize| at.checked_sub(1).map_or(0, byte);
+        // `:=`, `==` and `=>` are one sign, `::` is none.
+        let colon = byte(at) == b':';
+        let mut start = at.saturating_add(1);
+        if colon && (byte(start) == b':' || before(at) == b':') {
+            return None;
+        }
+        while matches!(byte(start), b'=' | b'>') && start < at.saturating_add(3) {
+            start = start.saturating_add(1);
+        }
+        let (name, quoted) = name_before(text, from, at)?;
+        let rule = self.field(name)?;
+        let spaces = text.iter().skip(start).take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        if spaces > SPACES {
+            return None;
+        }
+        start = start.saturating_add(spaces);
+        let last = name.rsplit(|byte| matches!(byte, b'.' | b'[')).next().unwrap_or(name);
+        let line = || {
+            let end = |byte: &u8| matches!(byte, b'\r' | b'\n' | b'"');
+            start.saturating_add(text.iter().skip(start).position(end).unwrap_or(text.len().saturating_sub(start)))
+        };
+        let how = match (colon && !quoted, last) {
+            (true, name) if name.eq_ignore_ascii_case(b"cookie") => How::Cookie,
+            (true, name) if name.eq_ignore_ascii_case(b"set-cookie") => How::SetCookie,
+            _ => {
+                let (start, end) = value(text, start, quoted);
+                return Some(Assigned { rule, start, end, how: How::Value });
+            }
+        };
+        Some(Assigned { rule, start, end: line(), how })
+    }
+
+    /// `<name>value</name>`.
+    fn tag(self, text: &[u8], at: usize) -> Option<Assigned> {
+        let inside = at.saturating_add(1);
+        let rest = text.get(inside..)?;
+        let close = memchr::memchr(b'>', rest.get(..TAG).unwrap_or(rest))?;
+        let length = rest.iter().take_while(|byte| is_name(**byte) || **byte == b':').count();
+        let name = rest.get(..length.min(close))?;
+        let name = name.rsplit(|byte| *byte == b':').next().filter(|name| !name.is_empty())?;
+        // A tag that is closed at once has no value.
+        if rest.get(close.checked_sub(1)?) == Some(&b'/') {
+            return None;
+        }
+        let rule = self.field(name)?;
+        let start = inside.saturating_add(close).saturating_add(1);
+        let value = text.get(start..)?;
+        let (start, end) = if let Some(value) = value.strip_prefix(b"<![CDATA[") {
+            let start = start.saturating_add(9);
+            (start, start.saturating_add(memchr::memmem::find(value, b"]]>").unwrap_or(value.len())))
+        } else {
+            (start, start.saturating_add(memchr::memchr(b'<', value).unwrap_or(value.len())))
+        };
+        let value = text.get(start..end)?;
+        let lead = value.len().saturating_sub(value.trim_ascii_start().len());
+        let start = start.saturating_add(lead);
+        Some(Assigned { rule, start, end: start.saturating_add(value.trim_ascii().len()), how: How::Value })
+    }
+
+    /// `--name value`.
+    fn option(self, text: &[u8], at: usize) -> Option<Assigned> {
+        if at.checked_sub(1).and_then(|at| text.get(at)).is_some_and(|byte| is_name(*byte)) {
+            return None;
+        }
+        let inside = at.saturating_add(2);
+        let rest = text.get(inside..)?;
+        let length = rest.iter().take(NAME).take_while(|byte| is_name(**byte)).count();
+        let [b' ' | b'\t', first, ..] = rest.get(length..)? else { return None };
+        if matches!(first, b'-' | b' ' | b'\t' | b'\r' | b'\n') {
+            return None;
+        }
+        let rule = self.field(rest.get(..length)?)?;
+        let (start, end) = value(text, inside.saturating_add(length).saturating_add(1), false);
+        Some(Assigned { rule, start, end, how: How::Value })
+    }
+
+    /// Cleans URLs, and paths that have a query or are encoded.
+    fn urls<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        let mut edit = Edit::new(text);
+        let such = memchr::memmem::find(text, b"://").is_some() || memchr::memchr2(b'?', b'%', text).is_some();
+        if !such {
+            return edit.finish();
+        }
+        let ends = |byte: u8| matches!(byte, 0..=b' ' | b'"' | b'\'' | b'`' | b'<' | b'>' | b'|' | b'\\');
+        for (at, word) in super::pieces(text, ends) {
+            let start = match memchr::memmem::find(word, b"://") {
+                Some(colon) => {
+                    let scheme = word.get(..colon).unwrap_or(&[]);
+                    let is_in = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+                    colon.saturating_sub(scheme.iter().rev().take_while(is_in).count())
+                }
+                None if word.starts_with(b"/") && memchr::memchr2(b'?', b'%', word).is_some() => 0,
+                None => continue,
+            };
+            let word = word.get(start..).unwrap_or(&[]);
+            // What ends a sentence.
+            let sentence = |byte: &&u8| matches!(byte, b'.' | b',' | b';' | b':' | b'!' | b'?' | b')');
+            let length = word.len().saturating_sub(word.iter().rev().take_while(sentence).count());
+            let word = word.get(..length).unwrap_or(word);
+            let start = at.saturating_add(start);
+            if (url::looks_so(word) || word.starts_with(b"/"))
+                && let Cow::Owned(clean) = self.url(word, findings)
+            {
+                edit.replace(start, start.saturating_add(length), &clean);
+            }
+        }
+        edit.finish()
+    }
+}
+
+/// A value in a text.
+struct Assigned {
+    rule: Rule,
+    start: usize,
+    end: usize,
+    how: How,
+}
+
+/// How a value is covered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Value,
+    /// All of a header: the names in it stay.
+    Cookie,
+    SetCookie,
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
+}
+
+/// The name that ends before a sign, and whether it is in quotes.
+fn name_before(text: &[u8], from: usize, at: usize) -> Option<(&[u8], bool)> {
+    let before = text.get(from..at)?;
+    let mut rest = before;
+    while let Some((b' ' | b'\t', shorter)) = rest.split_last()
+        && before.len().saturating_sub(shorter.len()) <= SPACES
+    {
+        rest = shorter;
+    }
+    // The quote, or the escaped quote, of a name in JSON or of an index: `params["name"]`.
+    let index = rest.strip_suffix(b"]").filter(|inner| matches!(inner.last(), Some(b'"' | b'\'')));
+    rest = index.unwrap_or(rest);
+    let unquoted = rest.strip_suffix(b"\"").or_else(|| rest.strip_suffix(b"'")).or_else(|| rest.strip_suffix(b"`"));
+    rest = unquoted.map_or(rest, |rest| rest.strip_suffix(b"\\").unwrap_or(rest));
+    let length = rest.iter().rev().take(NAME).take_while(|byte| is_name(**byte) || matches!(byte, b'[' | b']')).count();
+    let name = rest.get(rest.len().saturating_sub(length)..).filter(|name| !name.is_empty())?;
+    let name = name.iter().position(|byte| !matches!(byte, b'-')).and_then(|first| name.get(first..))?;
+    Some((name, unquoted.is_some() && index.is_none()))
+}
+
+/// Where a value is that begins at a position: within its quotes if it has such. `strict` if it is a number or word of
+/// JSON if it has none.
+fn value(text: &[u8], at: usize, strict: bool) -> (usize, usize) {
+    let rest = text.get(at..).unwrap_or(&[]);
+    let (quote, lead): (&[u8], usize) = match rest {
+        [b'\\', b'"', ..] => (b"\\\"", 2),
+        [b'\\', b'\'', ..] => (b"\\'", 2),
+        [b'"', ..] => (b"\"", 1),
+        [b'\'', ..] => (b"'", 1),
+        [b'`', ..] => (b"`", 1),
+        _ => {
+            // A scheme stays, and of most the rest is one word.
+            let scheme = fields::scheme(rest.get(..NAME).unwrap_or(rest));
+            let rest = rest.get(scheme..).unwrap_or(&[]);
+            return (at, at.saturating_add(scheme).saturating_add(plain(rest, strict)));
+        }
+    };
+    let start = at.saturating_add(lead);
+    let inside = rest.get(lead..).unwrap_or(&[]);
+    let mut length = 0_usize;
+    loop {
+        let tail = inside.get(length..).unwrap_or(&[]);
+        match tail {
+            [] => break,
+            _ if tail.starts_with(quote) => break,
+            // One that is not closed ends with its line.
+            [b'\r' | b'\n', ..] => break,
+            [b'\\', _, ..] => length = length.saturating_add(2),
+            _ => length = length.saturating_add(1),
+        }
+    }
+    (start, start.saturating_add(length.min(inside.len())))
+}
+
+/// How long a value without quotes is.
+fn plain(text: &[u8], strict: bool) -> usize {
+    // What stands for a value is one whatever the value may have in it.
+    let mask = text.strip_prefix(b"[").map_or(0, |inside| {
+        let length = inside
+            .iter()
+            .take(NAME)
+            .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+            .count();
+        if inside.get(length) == Some(&b']') { length.saturating_add(2) } else { 0 }
+    });
+    if mask == 0 && matches!(text, [b'[' | b'{', ..]) {
+        return nested(text);
+    }
+    let rest = text.get(mask..).unwrap_or(&[]);
+    let ends = |byte: &u8| {
+        matches!(byte, 0..=b' ' | b'"' | b'\'' | b'`' | b'&' | b',' | b';' | b'<')
+            || (strict && matches!(byte, b'}' | b']' | b'\\'))
+    };
+    mask.saturating_add(rest.iter().position(ends).unwrap_or(rest.len()))
+}
+
+/// How long an object or array is, or what of it there is.
+fn nested(text: &[u8]) -> usize {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => depth = depth.saturating_add(1),
+            b']' | b'}' if !quoted => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return at.saturating_add(1);
+                }
+            }
+            _ => {}
+        }
+    }
+    text.len()
+}
