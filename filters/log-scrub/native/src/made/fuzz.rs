@@ -1,6 +1,6 @@
 //! Values in every place, encoding and split, under random configurations: none may be in anything that comes out.
 
-use super::corpus::{AROUND, FIELDS, put};
+use super::corpus::{AROUND, BODIES, FIELDS, put};
 use super::drive::{Output, drive};
 use super::leak::{Canary, Readings};
 use super::random::{ALPHANUMERIC, Random};
@@ -135,8 +135,8 @@ pub fn plan(settings: &Settings, random: &mut Random) -> Plan {
     ];
     let mut plan = Plan {
         items: Vec::new(),
-        request: *random.pick(&BodyKind::ALL),
-        response: *random.pick(&BodyKind::ALL),
+        request: *random.pick(&BODIES),
+        response: *random.pick(&BODIES),
         broken: random.percent(20).then(|| *random.pick(&breaks)),
         split: random.percent(70),
         seed: random.seed(),
@@ -217,10 +217,15 @@ fn item(settings: &Settings, random: &mut Random) -> Item {
     let mut item =
         put(random, name, value.needs_name, value.text, Fate::Covered { rule: value.rule, secret: value.secret });
     // Much text before it, so that what is held back comes into it.
-    if random.percent(2) && matches!(item.place, Place::Body | Place::ResponseBody) && !value.needs_name {
-        let length = *random.pick(&[1000, 8000, 70_000]);
+    if random.percent(6) && matches!(item.place, Place::Body | Place::ResponseBody) && !value.needs_name {
+        let length = match random.below(10) {
+            0 => 70_000,
+            1 => random.within(0, 70_000),
+            // What is held back is taken in pieces of 8 KiB.
+            _ => random.within(7000, 8200),
+        };
         let (before, after) = *random.pick(&AROUND);
-        item.before = format!("{}{before}", "lorem, ".repeat(length / 7));
+        item.before = format!("{}{before}", "lorem, ".repeat(length / 7) + &" ".repeat(length % 7));
         item.after = after.into();
         // What is longer than is held to be decoded is looked at as it is.
         item.encoding = *random.pick(&[Encoding::Plain, Encoding::Twice]);
