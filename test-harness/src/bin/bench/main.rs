@@ -8,6 +8,7 @@
 //! `--write FILE` (the results, if the measurement can be believed).
 
 mod latency;
+mod log_scrub;
 mod machine;
 mod noop;
 mod trace_id;
@@ -31,7 +32,7 @@ const TIMES: usize = 10;
 
 /// What is measured.
 fn arms() -> Result<Vec<Arm>> {
-    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?].concat())
+    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?, log_scrub::arms()?].concat())
 }
 
 /// What is weighed: every module that is shipped, and the no-ops beside them.
