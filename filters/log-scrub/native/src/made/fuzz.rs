@@ -176,6 +176,8 @@ fn is_known(item: &Item, body: Option<BodyKind>) -> bool {
         "staff" => body == Some(BodyKind::Text),
         // One that begins in a line too long to be looked at goes on in the next.
         "private_key" => body == Some(BodyKind::Text) && item.before.len() > 1000,
+        // In `authorization: (bearer …` the first word is taken for the value.
+        "credentials" => body == Some(BodyKind::Text) && item.name.contains("authorization") && !item.before.is_empty(),
         // `id-card` says nothing.
         "cn_id" => digits == 15 && matches!(item.place, Place::Header | Place::ResponseHeader),
         _ => false,
