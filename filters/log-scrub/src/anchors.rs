@@ -252,9 +252,12 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> (usize, u32) {
 }
 
 /// Where a value has to be looked at, by its bytes: none of ASCII, one that JSON escapes, or of values in values.
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
 const IN_VALUES: u8 = 1;
 /// Where a name has to.
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
 const IN_NAMES: u8 = 2;
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
 const QUOTE: u8 = 4;
 
 /// What a byte is.
