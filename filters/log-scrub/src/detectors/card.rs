@@ -52,7 +52,7 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if is_in_account(view, from.start) {
         return None;
     }
-    let (mut count, mut groups, mut best) = (0_usize, 0_usize, None);
+    let (mut count, mut groups, mut best, mut was_common) = (0_usize, 0_usize, None, false);
     for group in cluster.joined(view, from) {
         let text = view.slice(group.start, group.end);
         let Some(free) = digits.get_mut(count..count.saturating_add(text.len())) else { break };
@@ -69,6 +69,8 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         if groups > 4 && text.len() < 4 && is_often_long(number) {
             best = None;
         }
+        // Nor is a rare one when more is joined to it.
+        best = best.filter(|_| was_common);
         let Some(common) = issued(number) else { continue };
         if !luhn(number) || !stands_alone(view, from.start, group.end) {
             continue;
@@ -79,6 +81,7 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         }
         if sure || context::has(view, from.start, &WORDS) || (common && !context::labels_other(view, from.start)) {
             best = Some(Found::new(from.start, group.end));
+            was_common = common;
         }
     }
     best
@@ -245,6 +248,7 @@ mod tests {
                 "IS06 9482 8249 3513 1842 5288 48",
                 "MU59 QZZD 4518 5151 6655 9942 564P JA",
                 "card 6272 6129 7157 8997 20928",
+                "card 5018 8849 7473 0480",
                 // In an id.
                 "550e8400-e29b-41d4-a716-4111111111111111",
                 "4111111111111111-abcd-1234",
