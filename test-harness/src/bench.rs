@@ -1,5 +1,5 @@
 //! What a filter costs: processor time of a real Envoy per request, paired. What a module costs before the first request,
-//! and to keep: [`footprint`].
+//! and to keep: [`footprint`]. How fast bodies pass: [`bodies`].
 //!
 //! One Envoy with one worker has a listener for every arm, and one of them has no filter. The client visits them in
 //! rounds, every round in a new random order; a visit sends a batch of requests, one after the other, on a connection of
@@ -11,6 +11,7 @@
 //! The second listener without a filter, the twin, must have zero in its interval: [`Report::check`]. An undisturbed run
 //! misses it once in a hundred times, and is then to be repeated.
 
+pub mod bodies;
 pub mod footprint;
 
 use std::fmt::Write as _;

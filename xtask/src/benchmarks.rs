@@ -14,6 +14,9 @@ pub(crate) struct Results {
     pub(crate) machine: Machine,
     pub(crate) requests: Requests,
     modules: Vec<Module>,
+    /// Not in results from before there were any.
+    #[serde(default)]
+    bodies: Vec<Body>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +81,31 @@ struct Module {
     linear: f64,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    name: String,
+    hostile: bool,
+    v8: Speeds,
+    native: Speeds,
+    ratio: Estimate,
+}
+
+/// MB/s.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Speeds {
+    scrub: Estimate,
+    json: Estimate,
+    regex: Estimate,
+}
+
+/// What a JSON body is to pass at in V8, in MB/s: one that is clean, and one that is made to be slow; and how many times as
+/// fast as the `regex` crate's alternation a clean one is.
+const CLEAN: f64 = 2000.0;
+const HOSTILE: f64 = 300.0;
+const TIMES: f64 = 4.0;
+
 /// The files, and what is to stand in them.
 pub(crate) fn pages() -> Result<Vec<(PathBuf, String)>> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
@@ -88,6 +116,7 @@ pub(crate) fn pages() -> Result<Vec<(PathBuf, String)>> {
     let page = fill(&read(&page_path)?, "machine", &machine(&results))?;
     let page = fill(&page, "requests", &requests(&results, |_| true))?;
     let page = fill(&page, "modules", &modules(&results.modules))?;
+    let page = fill(&page, "bodies", &bodies(&results.bodies))?;
     let short = format!("{}\n{}", origin(&results), requests(&results, |row| row.headline));
     let readme = fill(&read(&readme_path)?, "benchmarks", &short)?;
     let picture = plot::bars(&results);
@@ -152,6 +181,45 @@ fn modules(modules: &[Module]) -> String {
     out
 }
 
+fn bodies(bodies: &[Body]) -> String {
+    let mut out = String::from(
+        "| 64 KiB | JSON body, V8 | goal | regex, V8 | JSON : regex | goal | text, V8 | JSON body, native | text, native | \
+         regex, native |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for Body { name, hostile, v8, native, ratio } in bodies {
+        let clean = name.starts_with("clean");
+        let speed = match (clean, hostile) {
+            (true, _) => least(v8.json, CLEAN),
+            (_, true) => least(v8.json, HOSTILE),
+            _ => String::new(),
+        };
+        let times = if clean { least(*ratio, TIMES) } else { String::new() };
+        let whole = |speed| span(speed, 0);
+        let _ = writeln!(
+            out,
+            "| {name} | {} | {speed} | {} | {} | {times} | {} | {} | {} | {} |",
+            whole(v8.json),
+            whole(v8.regex),
+            span(*ratio, 2),
+            whole(v8.scrub),
+            whole(native.json),
+            whole(native.scrub),
+            whole(native.regex)
+        );
+    }
+    out
+}
+
+/// As [`met`], of what is to be no less.
+fn least(value: Estimate, goal: f64) -> String {
+    let verdict = match value {
+        Estimate { low, .. } if low >= goal => "met",
+        Estimate { high, .. } if high < goal => "**missed**",
+        _ => "undecided",
+    };
+    format!("≥ {goal}: {verdict}")
+}
+
 /// The median and the interval, with so many digits behind the point.
 pub(crate) fn span(Estimate { median, low, high }: Estimate, digits: usize) -> String {
     let number = |number: f64| {
@@ -172,6 +240,25 @@ mod tests {
         assert_eq!(verdict(0.4, 0.5), "≤ 0.5: met");
         assert_eq!(verdict(0.49, 0.51), "≤ 0.5: undecided");
         assert_eq!(verdict(0.51, 0.52), "≤ 0.5: **missed**");
+    }
+
+    #[test]
+    fn a_speed_is_met_when_the_whole_interval_says_so() {
+        let speed = |low: f64| serde_json::json!({ "median": low + 1.0, "low": low, "high": low + 2.0 });
+        let speeds = |low| serde_json::json!({ "scrub": speed(low), "json": speed(low), "regex": speed(low) });
+        let body = |name: &str, hostile: bool, low: f64| serde_json::json!({ "name": name, "hostile": hostile, "v8": speeds(low), "native": speeds(low), "ratio": speed(4.0) });
+        let rows = serde_json::json!([
+            body("clean", false, 2000.0),
+            body("clean too", false, 1997.0),
+            body("dense", false, 9.0),
+            body("hostile", true, 299.0),
+        ]);
+        let table = bodies(&serde_json::from_value::<Vec<Body>>(rows).unwrap());
+        let rows: Vec<&str> = table.lines().skip(2).collect();
+        assert!(rows[0].contains("≥ 2000: met") && rows[0].contains("≥ 4: met"), "{table}");
+        assert!(rows[1].contains("≥ 2000: **missed**"), "{table}");
+        assert!(!rows[2].contains('≥'), "{table}");
+        assert!(rows[3].contains("≥ 300: undecided") && !rows[3].contains("≥ 4"), "{table}");
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl Cover {
     /// Writes what stands for the value.
     pub(crate) fn finish(self, action: &Action, name: &str, out: &mut Vec<u8>) {
         match action {
-            Action::Mask | Action::Network => out.extend([b"[", name.as_bytes(), b"]"].concat()),
+            Action::Mask | Action::Network => {
+                out.push(b'[');
+                out.extend_from_slice(name.as_bytes());
+                out.push(b']');
+            }
             // Not nothing: the text before and after it would be one.
             Action::Drop => out.extend_from_slice(b"[]"),
             Action::Replace(text) => out.extend_from_slice(text),
@@ -88,7 +92,9 @@ impl Cover {
                 out.extend(self.last.iter().skip(KEPT.saturating_sub(last)));
             }
             Action::Hmac { digits, .. } => {
-                out.extend([b"[", name.as_bytes(), b"_"].concat());
+                out.push(b'[');
+                out.extend_from_slice(name.as_bytes());
+                out.push(b'_');
                 let mac = self.mac.map(|mac| mac.finalize().into_bytes()).unwrap_or_default();
                 let hex = mac
                     .iter()

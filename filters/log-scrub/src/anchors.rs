@@ -118,32 +118,77 @@ fn at(three: [u8; 3]) -> u8 {
 
 /// The first position in `from..limit` with one of the `wanted` anchors, and which. Past its end a text is zeros.
 pub(crate) fn next(text: &[u8], from: usize, limit: usize, wanted: u8) -> Option<(usize, u8)> {
-    let limit = limit.min(text.len());
-    let mut position = from;
-    while position < limit {
-        let sure = quick(text.get(position..).unwrap_or(&[]), limit.saturating_sub(position), wanted);
-        position = position.saturating_add(sure);
-        for _ in 0..STEP {
-            if position >= limit {
-                break;
+    Anchors::new(text).next(from, limit, wanted)
+}
+
+/// The anchors of a text one after the other: those of a step are found together.
+pub(crate) struct Anchors<'t> {
+    text: &'t [u8],
+    /// For these the step was looked at.
+    wanted: u8,
+    /// Where the step begins.
+    base: usize,
+    /// Where an anchor may be in it, and was not told yet.
+    hits: u32,
+    /// What is before was looked at.
+    done: usize,
+}
+
+impl<'t> Anchors<'t> {
+    pub(crate) fn new(text: &'t [u8]) -> Self {
+        Self { text, wanted: 0, base: 0, hits: 0, done: 0 }
+    }
+
+    /// See [`next`]; `from` never goes back.
+    #[inline]
+    pub(crate) fn next(&mut self, from: usize, limit: usize, wanted: u8) -> Option<(usize, u8)> {
+        let limit = limit.min(self.text.len());
+        if wanted != self.wanted {
+            (self.wanted, self.hits, self.done) = (wanted, 0, from);
+        }
+        loop {
+            while self.hits != 0 {
+                let bit = usize::try_from(self.hits.trailing_zeros()).unwrap_or(0);
+                let position = self.base.wrapping_add(bit);
+                if position >= limit {
+                    return None;
+                }
+                self.hits &= self.hits.wrapping_sub(1);
+                if position < from {
+                    continue;
+                }
+                let rest = self.text.get(position..).unwrap_or(&[]);
+                let three = match rest {
+                    [a, b, c, ..] => [*a, *b, *c],
+                    [a, b] => [*a, *b, 0],
+                    [a] => [*a, 0, 0],
+                    [] => [0; 3],
+                };
+                let found = at(three) & wanted;
+                if found != 0 {
+                    return Some((position, found));
+                }
             }
-            let byte = |ahead: usize| text.get(position.saturating_add(ahead)).copied().unwrap_or(0);
-            let found = at([byte(0), byte(1), byte(2)]) & wanted;
-            if found != 0 {
-                return Some((position, found));
+            let start = self.done.max(from);
+            if start >= limit {
+                return None;
             }
-            position = position.saturating_add(1);
+            let most = limit.wrapping_sub(start);
+            let (sure, hits) = quick(self.text.get(start..).unwrap_or(&[]), most, wanted);
+            self.base = start.wrapping_add(sure);
+            // Where no whole step is left, each position is looked at.
+            self.hits = if hits == 0 && sure < most { (1 << STEP) - 1 } else { hits };
+            self.done = self.base.wrapping_add(if self.hits == 0 { 0 } else { STEP });
         }
     }
-    None
 }
 
 /// How many positions are looked at together.
 const STEP: usize = if cfg!(all(target_arch = "wasm32", target_feature = "simd128")) { 16 } else { 8 };
 
-/// How many positions, of `most`, surely have no anchor.
+/// How many positions, of `most`, surely have no anchor, and where in the step behind them one may be.
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
+fn quick(text: &[u8], most: usize, wanted: u8) -> (usize, u32) {
     let mut done = 0_usize;
     let mut rest = text;
     while let Some((block, _)) = rest.split_first_chunk::<{ STEP.saturating_add(2) }>() {
@@ -155,17 +200,19 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
             found |= at(*three);
         }
         if found & wanted != 0 {
-            break;
+            let hits =
+                block.array_windows::<3>().rev().fold(0, |hits, three| hits << 1 | u32::from(at(*three) & wanted != 0));
+            return (done, hits);
         }
         done = done.saturating_add(STEP);
         rest = rest.get(STEP..).unwrap_or(&[]);
     }
-    done.min(most)
+    (done.min(most), 0)
 }
 
-/// How many positions, of `most`, surely have no anchor.
+/// How many positions, of `most`, surely have no anchor, and where in the step behind them one may be.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
+fn quick(text: &[u8], most: usize, wanted: u8) -> (usize, u32) {
     use core::arch::wasm32::{
         u8x16_bitmask, u8x16_gt, u8x16_shr, u8x16_splat, u8x16_swizzle, v128, v128_and, v128_any_true,
     };
@@ -196,20 +243,21 @@ fn quick(text: &[u8], most: usize, wanted: u8) -> usize {
         }
         let found = v128_and(v128_and(anchors(block, 0, l0, h0), anchors(block, 1, l1, h1)), anchors(block, 2, l2, h2));
         if v128_any_true(found) {
-            let hits = u8x16_bitmask(u8x16_gt(found, u8x16_splat(0)));
-            done = done.saturating_add(usize::try_from(hits.trailing_zeros()).unwrap_or(0));
-            break;
+            return (done, u32::from(u8x16_bitmask(u8x16_gt(found, u8x16_splat(0)))));
         }
         done = done.saturating_add(STEP);
         rest = rest.get(STEP..).unwrap_or(&[]);
     }
-    done.min(most)
+    (done.min(most), 0)
 }
 
 /// Where a value has to be looked at, by its bytes: none of ASCII, one that JSON escapes, or of values in values.
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
 const IN_VALUES: u8 = 1;
 /// Where a name has to.
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
 const IN_NAMES: u8 = 2;
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
 const QUOTE: u8 = 4;
 
 /// What a byte is.
@@ -365,6 +413,16 @@ mod tests {
             while let Some(hit) = next(&text, from, text.len(), wanted) {
                 found.push(hit);
                 from = hit.0 + 1;
+            }
+            prop_assert_eq!(&found, &expected);
+
+            let (mut found, mut from, mut anchors, mut limit) = (Vec::new(), 0, Anchors::new(&text), 0);
+            while limit < text.len() {
+                limit += 7;
+                while let Some(hit) = anchors.next(from, limit, wanted) {
+                    found.push(hit);
+                    from = hit.0 + 1;
+                }
             }
             prop_assert_eq!(found, expected);
         }

@@ -1,5 +1,6 @@
 //! Numbers as people write them: groups of digits with one space or dash between.
 
+use crate::context;
 use crate::detectors::{Find, Found};
 use crate::view::{View, is_word};
 
@@ -33,6 +34,8 @@ pub(crate) struct Cluster {
     count: usize,
     /// Whether more groups follow.
     cut: bool,
+    /// Whether there is no word before, which then is so for each of the groups.
+    bare: bool,
 }
 
 impl Cluster {
@@ -47,7 +50,8 @@ impl Cluster {
             }
             start = view.skip_back(end, |byte| byte.is_ascii_digit());
         }
-        let mut cluster = Self { groups: [Group::default(); GROUPS], count: 0, cut: true };
+        let mut cluster =
+            Self { groups: [Group::default(); GROUPS], count: 0, cut: true, bare: context::is_bare(view, start) };
         for (place, group) in cluster.groups.iter_mut().enumerate() {
             let end = view.skip(start, |byte| byte.is_ascii_digit());
             *group = Group { start, end, place };
@@ -59,6 +63,16 @@ impl Cluster {
             start = end.saturating_add(1);
         }
         cluster
+    }
+
+    /// Whether there surely is no word before a group.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.bare
+    }
+
+    /// How far from the beginning a group stands.
+    pub(crate) fn depth(&self, group: Group) -> usize {
+        self.groups().first().map_or(0, |first| group.start.saturating_sub(first.start))
     }
 
     pub(crate) fn groups(&self) -> &[Group] {
@@ -86,6 +100,45 @@ impl Cluster {
     }
 }
 
+/// The fewest digits of any value.
+const FEWEST: usize = 7;
+
+/// How far before an anchor digits that a value may have are looked for, and how far behind.
+const AROUND: usize = 40;
+
+/// Where digits and the signs that numbers are written with end, if too few digits are among them for any value that
+/// [`stands_alone`]: those in the middle of a word count for nothing. Most ids and times are such. `joins` says whether
+/// what is before the text may belong to them.
+pub(crate) fn sparse(text: &[u8], anchor: usize, joins: bool) -> Option<usize> {
+    let (before, after) = text.split_at_checked(anchor)?;
+    let behind = before.iter().rev().take(AROUND).take_while(|byte| is_part(**byte)).count();
+    let start = anchor.wrapping_sub(behind);
+    if behind == AROUND || (joins && start == 0) {
+        return None;
+    }
+    let ahead = after.iter().take(AROUND).take_while(|byte| is_part(**byte)).count();
+    if ahead == AROUND {
+        return None;
+    }
+    let end = anchor.wrapping_add(ahead);
+    let mut part = text.get(start..end)?;
+    let digits = |part: &[u8]| part.iter().filter(|byte| byte.is_ascii_digit()).count();
+    if text.get(end).is_some_and(|byte| is_word(*byte) && !matches!(byte, b'x' | b'X')) {
+        let group = part.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        part = part.get(..part.len().wrapping_sub(group))?;
+    }
+    if before.get(start.wrapping_sub(1)).is_some_and(|byte| is_word(*byte)) {
+        let group = part.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        part = part.get(group..)?;
+    }
+    (digits(part) < FEWEST).then_some(end)
+}
+
+/// Whether a number may have it in it.
+pub(crate) fn is_part(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b' ' | b'-' | b'.' | b'(' | b')' | b'/' | b'+')
+}
+
 /// Whether a row of digits is no value nor a part of one: in the middle of a word, or alone and too short.
 fn is_idle(view: &View<'_>, start: usize, end: usize) -> bool {
     let (before, after) = (view.before(start), view.at(end));
@@ -96,7 +149,7 @@ fn is_idle(view: &View<'_>, start: usize, end: usize) -> bool {
     }
     // Phone numbers have more signs.
     let signs = matches!(before, b'+' | b'.' | b'(' | b')' | b'/') || matches!(after, b'.' | b'(' | b')' | b'/');
-    let short = end.saturating_sub(start) < 7 && !signs;
+    let short = end.saturating_sub(start) < FEWEST && !signs;
     short || is_word(before) || (is_word(after) && !matches!(after, b'x' | b'X'))
 }
 
@@ -163,4 +216,59 @@ pub(crate) fn find<'d>(
         }
     }
     Err(cluster.until())
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use crate::detectors;
+    use crate::view::{BEHIND, Before};
+    use kit::prelude::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn nothing_begins_where_digits_are_sparse(
+            name in prop::sample::select(vec!["", "phone", "card", "ssn", "tel 12"]),
+            parts in prop::collection::vec(prop_oneof![
+                4 => "[0-9]{1,5}",
+                1 => prop::sample::select(vec!["4111", "1111", "123-45-6789", "+49", "555-1234", "(415) 555-2671", "2024-03-01T",
+                    "13800138000", "1101051949123100", "X", "x", "abc", "phone ", "e1", "="]).prop_map(str::to_owned),
+                3 => "[-+ ./()]{1,2}",
+            ], 1..12),
+        ) {
+            let text = parts.concat().into_bytes();
+            let before = Before::new(name.as_bytes());
+            let finds = || detectors::ALL.iter().enumerate().map(|(rule, detector)| (rule, &detector.find));
+            for at in 0..text.len() {
+                if text[at..].len() < 3 || !text[at..at + 3].iter().all(u8::is_ascii_digit) {
+                    continue;
+                }
+                let Some(end) = sparse(&text, at, before.joins()) else { continue };
+                let finds = finds().filter(|(_, find)| matches!(find, Find::Digits(_)));
+                if let Ok((_, found)) = find(&View::new(&before, &text, at), 0, finds) {
+                    prop_assert!(found.start >= end + BEHIND, "{} at {at}, {}", text.escape_ascii(), found.start - BEHIND);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_and_times_are_sparse() {
+        for text in
+            ["0f8fad5b-d9cb-469f-a165-70867728950e", "2024-03-01T12:34:56.789Z", "AB-123", "v1.234.5", "1234567890ab"]
+        {
+            let text = text.as_bytes();
+            let mut at = 0;
+            while let Some((next, _)) = crate::anchors::next(text, at, text.len(), crate::anchors::DIGITS) {
+                at = sparse(text, next, false).expect("few digits");
+            }
+        }
+        for text in ["4155552671", "+49 151 123", "123-45-6789", "11010519491231002X"] {
+            assert_eq!(sparse(text.as_bytes(), text.find("1").unwrap(), false), None, "{text}");
+        }
+    }
 }

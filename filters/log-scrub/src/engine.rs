@@ -1,7 +1,7 @@
 //! Rules, and how text passes them.
 
 use crate::action::{self, Action, Cover};
-use crate::anchors;
+use crate::anchors::{self, Anchors};
 use crate::config::{Config, How, Kind};
 use crate::detectors::{self, Found, Look, Normal, Step, Tail};
 use crate::digits;
@@ -209,7 +209,23 @@ impl Rules {
 
     /// Whether a text may have anything to find in it, whatever its name is.
     pub(crate) fn may_hold(&self, text: &[u8]) -> bool {
-        !self.own.is_empty() || anchors::next(text, 0, text.len(), self.wanted).is_some()
+        if self.own.iter().any(|own| own.next(text, 0, text.len()) < text.len()) {
+            return true;
+        }
+        let (mut anchors, mut from) = (Anchors::new(text), 0);
+        while let Some((at, kinds)) = anchors.next(from, text.len(), self.wanted) {
+            match digits::sparse(text, at, false) {
+                Some(end) if kinds == anchors::DIGITS && !self.has_addresses(text, at, end) => from = end,
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    /// Whether digits and signs have the anchors of IP addresses, the only ones there but for [`anchors::DIGITS`].
+    fn has_addresses(&self, text: &[u8], start: usize, end: usize) -> bool {
+        let wanted = self.wanted & anchors::ADDRESS;
+        wanted != 0 && anchors::next(text, start, end, wanted).is_some()
     }
 
     /// Whether a name may be a field's; no more than a quick guess, which is never wrong where it says no. It is no
@@ -225,7 +241,8 @@ impl Rules {
 
     /// The rule that covers a field of this name whatever its value is; the case does not matter, `-` and `_` neither.
     pub fn field(&self, name: &str) -> Option<Rule> {
-        self.names.has(name.as_bytes()).then_some(Rule(FIELD))
+        let name = name.as_bytes();
+        (self.names.may_have(name) && self.names.has(name)).then_some(Rule(FIELD))
     }
 
     /// Covers a whole value. Of credentials the scheme stays, and of a value that was covered before all.
@@ -308,6 +325,14 @@ impl Rules {
             }
             let mut cover = Cover::new(&rule.action, rule.normal);
             cover.push(value);
+            if let Tail::None = found.tail {
+                let written = out.len();
+                cover.finish(&rule.action, &rule.name, out);
+                state.before.note(out.get(written..).unwrap_or(&[]));
+                settled = settled.saturating_add(start).saturating_add(length);
+                state.moved(start.saturating_add(length));
+                continue;
+            }
             state.inside = Some(Inside { rule: index, tail: found.tail, cover });
             settled = settled.saturating_add(start).saturating_add(length);
             state.moved(start.saturating_add(length));
@@ -365,6 +390,7 @@ impl Rules {
 
     /// The next value of a detector, whose anchor is before the limit.
     fn detect(&self, state: &mut State, text: &[u8], limit: usize) -> Option<(usize, Found)> {
+        let mut anchors = Anchors::new(text);
         loop {
             let (mut wanted, mut until) = (self.wanted, limit);
             if state.skip_all > state.from {
@@ -373,7 +399,7 @@ impl Rules {
                     until = until.min(*skip);
                 }
             }
-            let Some((at, kinds)) = anchors::next(text, state.from, until, wanted) else {
+            let Some((at, kinds)) = anchors.next(state.from, until, wanted) else {
                 state.from = state.from.max(until);
                 if until >= limit {
                     return None;
@@ -381,6 +407,17 @@ impl Rules {
                 continue;
             };
             state.from = at.saturating_add(1);
+            if kinds == anchors::DIGITS
+                && let Some(end) = digits::sparse(text, at, state.before.joins())
+            {
+                if !self.has_addresses(text, at, end) {
+                    state.from = state.from.max(end);
+                } else if let Some(skip) = state.skip.first_mut() {
+                    *skip = end;
+                    state.skip_all = state.skip_all.max(end);
+                }
+                continue;
+            }
             let view = View::new(&state.before, text, at);
             let mut best: Option<(usize, Found)> = None;
             let mut kinds = kinds;

@@ -3,6 +3,8 @@
 //! The window is the same however the text was cut into parts, so a detector's answer is too. What lies before the
 //! last match is seen as it was *written*, not as it was read: a second pass then sees just what the first one saw.
 
+use crate::digits::is_part;
+
 /// How far before its anchor a match may begin, and how much clean text before that is known.
 pub(crate) const BEHIND: usize = 64;
 
@@ -24,6 +26,11 @@ impl Before {
         before
     }
 
+    /// Whether digits at the beginning of what follows may belong to a number that began here.
+    pub(crate) fn joins(&self) -> bool {
+        self.0.last().is_some_and(|byte| is_part(*byte))
+    }
+
     pub(crate) fn note(&mut self, clean: &[u8]) {
         match clean.last_chunk::<BEHIND>() {
             Some(last) => self.0 = *last,
@@ -40,13 +47,15 @@ pub(crate) struct View<'a> {
     before: &'a Before,
     text: &'a [u8],
     anchor: usize,
+    /// What is before here is gone in a stream, so it is not seen anywhere.
+    gone: usize,
 }
 
 impl<'a> View<'a> {
     /// The window around `text[anchor]`.
     pub(crate) fn new(before: &'a Before, text: &'a [u8], anchor: usize) -> Self {
         let text = text.get(..anchor.saturating_add(AHEAD)).unwrap_or(text);
-        Self { before, text, anchor }
+        Self { before, text, anchor, gone: anchor.saturating_sub(BEHIND) }
     }
 
     /// The anchor's position.
@@ -72,16 +81,13 @@ impl<'a> View<'a> {
     /// The byte at a position, 0 outside the window.
     #[inline]
     pub(crate) fn at(&self, position: usize) -> u8 {
-        if position.saturating_add(BEHIND) < self.anchor {
-            // In a stream it is gone.
+        if position < self.gone {
             return 0;
         }
-        match position.checked_sub(BEHIND) {
-            Some(index) => self.text.get(index),
-            None => self.before.0.get(position),
+        match self.text.get(position.wrapping_sub(BEHIND)) {
+            Some(byte) => *byte,
+            None => self.before.0.get(position).copied().unwrap_or(0),
         }
-        .copied()
-        .unwrap_or(0)
     }
 
     /// The byte before a position.

@@ -72,7 +72,10 @@ const NATION: RangeInclusive<usize> = 7..=12;
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
     let earliest = view.first().max(from.start.saturating_sub(LEAD));
-    let signs = (earliest..from.start).rev().take_while(|position| is_in_number(view.at(*position))).count();
+    // Where only digits and spaces stand so far before, there is no `+`.
+    let far = cluster.depth(from) > LEAD;
+    let signs = |position: &usize| is_in_number(view.at(*position));
+    let signs = if far { LEAD } else { (earliest..from.start).rev().take_while(signs).count() };
     let lead = from.start.saturating_sub(signs);
     let plus = lead.checked_sub(1).filter(|plus| view.at(*plus) == b'+' && *plus >= view.first());
     if let Some(plus) = plus
@@ -88,7 +91,7 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         return Some(found);
     }
     // What costs more is asked for later.
-    if context::is_bare(view, from.start) {
+    if cluster.is_bare() || context::is_bare(view, from.start) {
         return None;
     }
     // Digits before the first group, as in `(11) 91234-5678`.

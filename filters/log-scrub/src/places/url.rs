@@ -24,6 +24,10 @@ pub fn url<'t>(rules: &Rules, text: &'t [u8], findings: &mut Findings) -> Cow<'t
 
 /// Whether a value is a URL, or the path and query of one.
 pub(super) fn looks_so(text: &[u8]) -> bool {
+    // Mostly there is none.
+    if memchr::memchr(b'/', text).is_none() {
+        return false;
+    }
     let (scheme, rest) = text.split_at_checked(scheme(text)).unwrap_or((&[], text));
     rest.starts_with(b"//") || (scheme.is_empty() && rest.starts_with(b"/") && rest.contains(&b'?'))
 }
@@ -38,6 +42,10 @@ fn scheme(text: &[u8]) -> usize {
 
 impl Scan<'_> {
     pub(super) fn path<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        if self.is_plain(text) { Cow::Borrowed(text) } else { self.segments(text, findings) }
+    }
+
+    pub(super) fn segments<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);
         // The segment before is context: `/phone/…`. It covers nothing: `/token/refresh` is no secret.
         let mut name = Cow::Borrowed("");
@@ -64,6 +72,10 @@ impl Scan<'_> {
     }
 
     pub(super) fn query<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        if self.is_plain(text) { Cow::Borrowed(text) } else { self.parameters(text, findings) }
+    }
+
+    pub(super) fn parameters<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);
         for (start, part) in pieces(text, |byte| byte == b'&') {
             if let Cow::Owned(clean) = self.pairs(QUERY, part, findings) {

@@ -46,8 +46,8 @@ pub const BODIES: [(&str, bool); 8] = [
     ("clean, ids", false),
     ("clean, indented", false),
     ("dense with findings", false),
-    ("hostile: 1111 ", true),
-    ("hostile: -eyJ", true),
+    ("hostile: 1111 1111", true),
+    ("hostile: -eyJ.-eyJ.", true),
     ("hostile: a@a@", true),
     ("hostile: URLs in URLs", true),
 ];
@@ -105,8 +105,8 @@ pub fn body(name: &str) -> Vec<u8> {
                  \"ssn\":\"123-45-6789\",\"iban\":\"DE89370400440532013000\",\"ip\":\"203.0.113.7\"}}"
             )
         }),
-        "hostile: 1111 " => strings("1111 "),
-        "hostile: -eyJ" => strings("-eyJ."),
+        "hostile: 1111 1111" => strings("1111 "),
+        "hostile: -eyJ.-eyJ." => strings("-eyJ."),
         "hostile: a@a@" => strings("a@"),
         "hostile: URLs in URLs" => strings("//a/?a=%2f%2f"),
         _ => Vec::new(),
@@ -187,6 +187,9 @@ impl Filter for Kernels {
         let kernel = Kernel::ALL.into_iter().find(|kernel| kernel.name() == text("x-kernel"));
         let (body, passes) = (body(text("x-body")), text("x-passes").parse::<u32>());
         let (Some(kernel), Ok(passes)) = (kernel, passes) else { return Flow::Continue };
+        if body.is_empty() {
+            return Flow::Continue;
+        }
         let (mut out, mut found) = (Vec::with_capacity(LENGTH.wrapping_mul(4)), 0);
         let begun = cx.host.now_ns();
         for _ in 0..passes {

@@ -4,10 +4,11 @@
 //! A filter's arms are a file of its own beside this one, and an entry in [`arms`].
 //!
 //! Options: `--rounds N`, `--batch N`, `--repeat N` (of loads and memory), `--seed N`, `--only TEXT` (arms whose names
-//! hold it, and none of the loads), `--quick` (few of all: to see that it works, the figures are worth nothing), and
+//! hold it, and none of the loads), `--bodies` (only how fast bodies pass), `--quick` (few of all: to see that it works, the figures are worth nothing), and
 //! `--write FILE` (the results, if the measurement can be believed).
 
 mod latency;
+mod log_scrub;
 mod machine;
 mod noop;
 mod trace_id;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use owo_colors::OwoColorize;
 use serde_json::{Value, json};
 use test_harness::bench::footprint::{self, Module};
-use test_harness::bench::{Arm, Settings, run};
+use test_harness::bench::{Arm, Settings, bodies, run};
 use test_harness::{HttpFilter, module, root};
 
 /// How often a filter is placed to see what one more of it costs: the first of a chain pays for things that the next do
@@ -31,7 +32,7 @@ const TIMES: usize = 10;
 
 /// What is measured.
 fn arms() -> Result<Vec<Arm>> {
-    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?].concat())
+    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?, log_scrub::arms()?].concat())
 }
 
 /// What is weighed: every module that is shipped, and the no-ops beside them.
@@ -60,11 +61,12 @@ struct Options {
     settings: Settings,
     repeat: usize,
     only: Option<String>,
+    bodies: bool,
     write: Option<PathBuf>,
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { settings: Settings::default(), repeat: 5, only: None, write: None };
+    let mut options = Options { settings: Settings::default(), repeat: 5, only: None, bodies: false, write: None };
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
         let mut value = || args.next().with_context(|| format!("{option} needs a value"));
@@ -74,15 +76,17 @@ fn options() -> Result<Options> {
             "--seed" => options.settings.seed = value()?.parse().context("--seed")?,
             "--repeat" => options.repeat = value()?.parse().context("--repeat")?,
             "--only" => options.only = Some(value()?),
+            "--bodies" => options.bodies = true,
             "--write" => options.write = Some(value()?.into()),
             "--quick" => (options.settings.rounds, options.settings.batch, options.repeat) = (20, 50, 1),
             _ => bail!(
                 "unknown option {option}: there are --quick, --rounds N, --batch N, --repeat N, --seed N, --only TEXT, \
-                 --write FILE"
+                 --bodies, --write FILE"
             ),
         }
     }
-    ensure!(options.only.is_none() || options.write.is_none(), "what is written is whole: --only does not go with it");
+    let part = options.only.is_some() || options.bodies;
+    ensure!(!part || options.write.is_none(), "what is written is whole: --only and --bodies do not go with it");
     Ok(options)
 }
 
@@ -100,8 +104,16 @@ fn progress(what: &'static str, total: usize) -> impl Fn(usize) + Send + 'static
 }
 
 async fn measure(coloured: bool) -> Result<()> {
-    let Options { settings, repeat, only, write } = options()?;
+    let Options { settings, repeat, only, bodies: bodies_only, write } = options()?;
     let begun = Instant::now();
+    // As many as give an interval in a tenth of the time of the requests.
+    let body_rounds = settings.rounds / 10 + 1;
+    let seed = settings.seed;
+    let pass = || bodies::measure(body_rounds, seed, progress("bodies, rounds", body_rounds));
+    if bodies_only {
+        println!("{}", bodies::table(&pass().await?, coloured));
+        return Ok(());
+    }
     let mut arms = arms()?;
     if let Some(part) = &only {
         arms.retain(|arm| arm.name().contains(part.as_str()));
@@ -116,9 +128,12 @@ async fn measure(coloured: bool) -> Result<()> {
     report.check()?;
     let footprints = footprint::measure(&modules()?, repeat, progress("loads and memory, rounds", repeat)).await?;
     println!("{}", footprint::table(&footprints, coloured));
+    let passed = pass().await?;
+    println!("{}", bodies::table(&passed, coloured));
     println!("{} s in all", begun.elapsed().as_secs());
     if let Some(path) = write {
-        let results = json!({ "machine": machine::describe()?, "requests": report, "modules": footprints });
+        let machine = machine::describe()?;
+        let results = json!({ "machine": machine, "requests": report, "modules": footprints, "bodies": passed });
         let text = serde_json::to_string_pretty(&rounded(results))?;
         fs::write(&path, text + "\n").with_context(|| path.display().to_string())?;
     }

@@ -48,19 +48,25 @@ pub enum BodyKind {
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/form-data`.
+    Multipart,
     /// `text/plain`.
     Text,
 }
 
+/// Between the parts of a multipart body.
+pub const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gW";
+
 impl BodyKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Json, Self::Form, Self::Text];
+    pub const ALL: [Self; 4] = [Self::Json, Self::Form, Self::Multipart, Self::Text];
 
     /// The media type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
             Self::Form => "application/x-www-form-urlencoded",
+            Self::Multipart => "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
             Self::Text => "text/plain; charset=utf-8",
         }
     }
@@ -238,6 +244,12 @@ impl Item {
         name
     }
 
+    /// The name of what it is in: of a value in a value, only the inner one says what it is.
+    fn outer(&self) -> &str {
+        let is_inner = matches!(self.encoding, Encoding::Nested | Encoding::NestedTwice | Encoding::Url);
+        if is_inner { "data" } else { &self.name }
+    }
+
     fn whole(&self) -> String {
         format!("{}{}{}", self.before, self.text, self.after)
     }
@@ -413,6 +425,21 @@ impl Plan {
                     }
                     pair(&mut body, item)
                 }
+                BodyKind::Multipart => {
+                    body.put(&format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\""));
+                    // In a quoted name, as browsers write it.
+                    let quoted = |text: &str| text.replace('"', "%22").replace('\n', "%0A");
+                    if item.place == Place::BodyName {
+                        let bytes = body.item(&quoted(&item.whole()));
+                        body.put("\"\r\n\r\n1\r\n");
+                        bytes
+                    } else {
+                        body.put(&format!("{}\"\r\n\r\n{}", quoted(&item.name), item.before));
+                        let bytes = body.item(&item.text);
+                        body.put(&format!("{}\r\n", item.after));
+                        bytes
+                    }
+                }
                 BodyKind::Text => {
                     let name = if item.place == Place::BodyName { "" } else { &item.name };
                     body.put(&format!("{name}{} {}", if name.is_empty() { "-" } else { ":" }, item.before));
@@ -426,8 +453,10 @@ impl Plan {
         while let Some(close) = nests.pop() {
             body.put(close);
         }
-        if kind == BodyKind::Json {
-            body.put("}");
+        match kind {
+            BodyKind::Json => body.put("}"),
+            BodyKind::Multipart => body.put(&format!("--{BOUNDARY}--\r\n")),
+            BodyKind::Form | BodyKind::Text => {}
         }
         match self.broken {
             None => body.bytes,
@@ -516,7 +545,7 @@ fn pair(out: &mut Written, item: &Item) -> Vec<u8> {
         out.put("=1");
         return bytes;
     }
-    out.put(&format!("{}=", encode(&item.name, "+", b"[]")));
+    out.put(&format!("{}=", encode(item.outer(), "+", b"[]")));
     let value = match item.encoding {
         Encoding::Plain => encode(&text, "%20", b"@:/!$'(),*?"),
         Encoding::Percent => encode(&text, "+", b""),
@@ -568,7 +597,7 @@ fn member(out: &mut Written, item: &Item, random: &mut Random) -> Vec<u8> {
         out.put(": true");
         return bytes;
     }
-    out.put(&format!("{}:", quoted(&item.name)));
+    out.put(&format!("{}:", quoted(item.outer())));
     // Digits alone may be a number.
     let is_number = text.len() < 20 && !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && item.encoding == Encoding::Percent { out.item(&text) } else { out.item(&value) }
