@@ -18,7 +18,7 @@ prometheus := prometheus-given
 export PROMETHEUS
 endif
 
-.PHONY: help demo test test-matrix lint fmt modules envoy prometheus prometheus-given docs budgets bench soak w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given docs budgets bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -37,6 +37,10 @@ test: modules envoy prometheus ## Set up and run all tests: native, built module
 
 test-matrix: modules prometheus $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
 	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)
+
+fuzz: ## Look for canaries in all that log-scrub lets out, for MINUTES=5 (or CASES=<number>); with SEED=<number> the same cases again
+	@$(CARGO) run --quiet --locked --release --package log-scrub-native -- fuzz \
+		$(if $(CASES),--cases $(CASES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
 	$(CARGO) fmt --all --check

@@ -71,7 +71,9 @@ impl Passing {
             }
             Ok(Kind::Json) => State::Open { body: places::Body::json(), clean: Vec::new() },
             Ok(Kind::Form) => State::Open { body: places::Body::form(), clean: Vec::new() },
-            Ok(Kind::Multipart(_)) => State::Failed(Reason::Type),
+            Ok(Kind::Multipart(boundary)) => {
+                State::Open { body: places::Body::multipart(&boundary), clean: Vec::new() }
+            }
             Ok(Kind::Text) => State::Open { body: places::Body::text(rules), clean: Vec::new() },
             Err(reason) => State::Failed(reason),
         };

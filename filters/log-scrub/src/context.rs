@@ -9,7 +9,16 @@ const WINDOW: usize = 48;
 /// are lower case; the letters of one may be of either case in the text.
 pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
     let mut copy = [0_u8; WINDOW];
-    has_word(view.last(position, &mut copy), words)
+    has_word(own(view.last(position, &mut copy)), words)
+}
+
+/// What of the text before a value is about it: with a name and its sign before it, as in `phone=1, id=2`, nothing that
+/// is before the pair.
+fn own(window: &[u8]) -> &[u8] {
+    let Some(sign) = window.iter().rposition(|byte| matches!(byte, b':' | b'=')) else { return window };
+    let ends = |byte: &u8| matches!(byte, b',' | b';' | b'&' | b'|' | b'{' | b'}' | b']' | b'\r' | b'\n');
+    let before = window.get(..sign).unwrap_or(&[]);
+    before.iter().rposition(ends).and_then(|end| window.get(end.saturating_add(1)..)).unwrap_or(window)
 }
 
 /// Whether there is no word at all before a position: quickly said, and most often so where there are many numbers.

@@ -209,7 +209,7 @@ impl Rules {
 
     /// Whether a text may have anything to find in it, whatever its name is.
     pub(crate) fn may_hold(&self, text: &[u8]) -> bool {
-        if !self.own.is_empty() {
+        if self.own.iter().any(|own| own.next(text, 0, text.len()) < text.len()) {
             return true;
         }
         let (mut anchors, mut from) = (Anchors::new(text), 0);

@@ -3,47 +3,133 @@
 use kit::prelude::*;
 
 /// Names whose values are secrets by what they are for. `authorization` keeps its scheme.
-const USUAL: [&str; 39] = [
+///
+/// Some that look like it are left out: `key`, `code`, `state`, `sig`, `signature`, `session` and `auth` are as often what a
+/// log is read for, and `page_token` and the like are no secrets.
+const USUAL: [&str; 104] = [
+    "access_key",
     "access_token",
+    "account_key",
+    "actor_token",
     "api_key",
+    "api_secret",
+    "api_token",
     "apikey",
+    "app_secret",
+    "asp_net_session_id",
+    "assertion",
     "auth_token",
+    "authentication",
     "authorization",
+    "authorization_code",
     "aws_secret_access_key",
+    "bearer",
+    "bearer_token",
+    "client_assertion",
     "client_secret",
     "code_verifier",
+    "connect_sid",
+    "connection_string",
+    "consumer_secret",
     "cookie",
+    "credentials",
     "csrf_token",
+    "csrfmiddlewaretoken",
     "cvc",
     "cvv",
+    "cvv2",
+    "database_url",
+    "dsn",
+    "encryption_key",
+    "fcm_token",
+    "gitlab_session",
+    "gitlab_token",
     "id_token",
+    "jsessionid",
+    "jwt",
+    "mfa_code",
+    "mfa_token",
+    "one_time_password",
     "otp",
     "passcode",
     "passphrase",
     "passwd",
     "password",
+    "phpsessid",
     "pin",
     "private_key",
+    "private_token",
     "proxy_authorization",
+    "push_token",
     "pwd",
     "refresh_token",
+    "saml_assertion",
+    "saml_response",
+    "sas_token",
     "secret",
     "secret_key",
     "security_code",
     "session_id",
+    "session_key",
     "session_token",
     "sessionid",
     "set_cookie",
+    "shared_key",
+    "signing_key",
+    "ssh_key",
+    "subject_token",
     "token",
+    "totp",
+    "x_access_token",
     "x_amz_security_token",
+    "x_amz_signature",
     "x_api_key",
     "x_auth_token",
-    "x_access_token",
-    "x_amz_signature",
+    "x_authorization",
+    "x_aws_ec2_metadata_token",
+    "x_consul_token",
     "x_csrf_token",
+    "x_csrftoken",
+    "x_forwarded_access_token",
+    "x_functions_key",
+    "x_github_token",
+    "x_gitlab_token",
+    "x_goog_api_key",
+    "x_goog_iap_jwt_assertion",
     "x_goog_signature",
+    "x_hub_signature",
+    "x_hub_signature_256",
+    "x_ms_token_aad_access_token",
+    "x_nomad_token",
+    "x_registry_auth",
+    "x_secret",
+    "x_session_id",
+    "x_session_token",
+    "x_slack_signature",
+    "x_ssl_client_cert",
+    "x_token",
+    "x_vault_token",
     "x_xsrf_token",
+    "xsrf_token",
 ];
+
+/// What a name may end with to be such a one: `DB_PASSWORD`, `smtpPassword`, `stripe_secret_key`.
+const ENDS: [&[u8]; 10] = [
+    b"password",
+    b"passwd",
+    b"passphrase",
+    b"secret",
+    b"secretkey",
+    b"secretaccesskey",
+    b"privatekey",
+    b"apikey",
+    b"accesstoken",
+    b"refreshtoken",
+];
+
+/// What begins a name that asks a question or says what is done, so that its value is none: `show_password`.
+const ASKS: [&[u8]; 11] =
+    [b"change", b"forgot", b"has", b"hide", b"is", b"lost", b"need", b"no", b"reset", b"show", b"update"];
 
 /// The names, as [`plain`] has them, in order.
 pub(crate) struct Names {
@@ -52,12 +138,18 @@ pub(crate) struct Names {
     ends: [u32; 32],
     /// By the low bits of the first and the last sign, the lengths, up to 63.
     lengths: [u64; 64],
+    /// Whether what ends like a usual one is one too, but for the exceptions.
+    usual: bool,
+    except: Vec<Box<[u8]>>,
 }
+
+/// The longest name that is looked at for its end.
+const LONGEST: usize = 64;
 
 impl Names {
     pub(crate) fn new(usual: bool, more: &[String], except: &[String]) -> Self {
-        let usual = if usual { USUAL.as_slice() } else { &[] };
-        let mut names: Vec<_> = usual.iter().copied().chain(more.iter().map(String::as_str)).map(plain).collect();
+        let known = if usual { USUAL.as_slice() } else { &[] };
+        let mut names: Vec<_> = known.iter().copied().chain(more.iter().map(String::as_str)).map(plain).collect();
         let except: Vec<_> = except.iter().map(|name| plain(name)).collect();
         names.retain(|name| !except.contains(name));
         names.sort_unstable();
@@ -72,7 +164,7 @@ impl Names {
                 *lengths |= length(name.len());
             }
         }
-        Self { all: names, ends, lengths }
+        Self { all: names, ends, lengths, usual, except }
     }
 
     /// Whether a name may be one of them: quickly said, and never wrong where it says no.
@@ -82,6 +174,9 @@ impl Names {
         let place = usize::from(first & 31);
         let ends = self.ends.get(place).copied().unwrap_or(u32::MAX);
         // Only then is it worth to see what counts of it.
+        if self.may_end_so(name) {
+            return true;
+        }
         if ends >> (last & 31) & 1 == 0 && !matches!(first, b'-' | b'_') && !matches!(last, b'-' | b'_') {
             return false;
         }
@@ -94,6 +189,29 @@ impl Names {
     /// In any case, `-` and `_` alike.
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         self.all.binary_search_by(|known| known.iter().copied().cmp(name.iter().filter_map(letter))).is_ok()
+            || (self.may_end_so(name) && self.ends_so(name))
+    }
+
+    /// Whether a name may end like a usual one: by its last two letters.
+    #[inline]
+    fn may_end_so(&self, name: &[u8]) -> bool {
+        let [.., a, b] = name else { return false };
+        let two = [a.to_ascii_lowercase(), b.to_ascii_lowercase()];
+        self.usual && (matches!(&two, b"rd" | b"wd" | b"se" | b"et" | b"ey" | b"en") || letter(b).is_none())
+    }
+
+    fn ends_so(&self, name: &[u8]) -> bool {
+        let (mut text, mut length) = ([0_u8; LONGEST], 0_usize);
+        for (to, from) in text.iter_mut().zip(name.iter().filter_map(letter)) {
+            *to = from;
+            length = length.saturating_add(1);
+        }
+        let text = text.get(..length).unwrap_or(&[]);
+        let Some(end) = ENDS.iter().find(|end| text.ends_with(end)) else { return false };
+        // An exception is one for longer names that end with it too.
+        length < LONGEST
+            && !ASKS.iter().any(|asks| text.starts_with(asks))
+            && !self.except.iter().any(|except| **except == **end || **except == *text)
     }
 }
 
@@ -141,5 +259,80 @@ mod tests {
         for name in ["price", "name", "id", "created", "description", "tags", "uuid", "active"] {
             assert!(!names.may_have(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn usual_names() {
+        let names = Names::new(true, &[], &[]);
+        for name in [
+            "Password",
+            "x-goog-api-key",
+            "X-Vault-Token",
+            "jwt",
+            "SAMLResponse",
+            "client_assertion",
+            "PRIVATE-TOKEN",
+            "_gitlab_session",
+            "connect_sid",
+            "DB_PASSWORD",
+            "smtpPassword",
+            "stripe_secret_key",
+            "AWS_SECRET_ACCESS_KEY",
+            "githubAccessToken",
+            "X-Hub-Signature-256",
+            "JSESSIONID",
+            "csrfmiddlewaretoken",
+            "new-password",
+            "OPENAI_API_KEY",
+        ] {
+            assert!(names.has(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "key",
+            "code",
+            "state",
+            "sig",
+            "signature",
+            "session",
+            "auth",
+            "page_token",
+            "next_token",
+            "nextPageToken",
+            "tokens",
+            "total_tokens",
+            "token_type",
+            "password_changed_at",
+            "show_password",
+            "isSecret",
+            "secretary",
+            "max_tokens",
+            "secrets_count",
+            "author",
+            "cookies_ok",
+            "pinned",
+            "keyword",
+            "passenger",
+            "",
+            "monkey",
+            "author_id",
+            "order_id",
+            "spin",
+            "opt",
+            "compass",
+        ] {
+            assert!(!names.has(name.as_bytes()), "{name}");
+        }
+        let names = Names::new(true, &["x-mine".into()], &["password".into(), "my_api_key".into()]);
+        for (name, has) in [
+            ("password", false),
+            ("db_password", false),
+            ("passwd", true),
+            ("X_Mine", true),
+            ("my-api-key", false),
+            ("your-api-key", true),
+        ] {
+            assert_eq!(names.has(name.as_bytes()), has, "{name}");
+        }
+        assert!(!Names::new(false, &[], &[]).has(b"db_password"));
     }
 }

@@ -236,17 +236,13 @@ fn is_url(text: &[u8]) -> bool {
 /// None if nothing of it may be shown.
 fn clean_part<'t>(rules: &Rules, place: Place, part: &'t [u8], findings: &mut Findings) -> Option<Cow<'t, [u8]>> {
     Some(match place {
-        Place::Text => text(rules, part, findings),
+        Place::Text => places::text(rules, "", part, findings),
         Place::User => rules.scrub("user", part, findings),
         Place::Url => places::url(rules, part, findings),
-        Place::Escaped => escaped(part, |plain| owned(text(rules, plain, findings))),
+        Place::Escaped => escaped(part, |plain| owned(places::text(rules, "", plain, findings))),
         Place::EscapedUrl => escaped(part, |plain| owned(places::url(rules, plain, findings))),
         Place::Json => return json_object(rules, part, findings),
     })
-}
-
-fn text<'t>(rules: &Rules, part: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
-    rules.scrub("", part, findings)
 }
 
 fn owned(text: Cow<'_, [u8]>) -> Option<Vec<u8>> {

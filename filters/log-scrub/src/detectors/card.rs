@@ -49,6 +49,9 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         return None;
     }
     let mut digits = [0_u8; 19];
+    if is_in_account(view, cluster, from) {
+        return None;
+    }
     let (mut count, mut groups, mut best) = (0_usize, 0_usize, None);
     for group in cluster.joined(view, from) {
         let text = view.slice(group.start, group.end);
@@ -62,6 +65,10 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
             break;
         }
         let number = digits.get(..count).unwrap_or(&[]);
+        // What has a few digits more in print is no shorter number where there are such long ones.
+        if groups > 4 && text.len() < 4 && is_often_long(number) {
+            best = None;
+        }
         let Some(common) = issued(number) else { continue };
         if !luhn(number) || !stands_alone(view, from.start, group.end) {
             continue;
@@ -72,6 +79,20 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         }
     }
     best
+}
+
+/// Whether it is a part of what begins as an IBAN in print: `DE89 3704 0044`.
+fn is_in_account(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
+    let Some(first) = cluster.groups().first().filter(|first| first.len() == 2 && first.start < from.start) else {
+        return false;
+    };
+    let country = |back: usize| view.at(first.start.saturating_sub(back)).is_ascii_uppercase();
+    country(1) && country(2) && !view.word_before(first.start.saturating_sub(2))
+}
+
+/// Of UnionPay and Maestro, more than sixteen digits are nothing unusual.
+fn is_often_long(number: &[u8]) -> bool {
+    matches!(number, [b'5', b'0' | b'6'..=b'8', ..] | [b'6', b'2' | b'3' | b'7', ..])
 }
 
 /// Whether there are cards with such numbers, and whether most of their kind have this length.
@@ -196,6 +217,9 @@ mod tests {
                 "4012888 888881881",
                 "411111",
                 "4111 1111",
+                "6207 6231 2861 0380 067",
+                "6759 5884 7357 8205 35",
+                "IS06 9482 8249 3513 1842 5288 48",
                 // In an id.
                 "550e8400-e29b-41d4-a716-4111111111111111",
                 "4111111111111111-abcd-1234",

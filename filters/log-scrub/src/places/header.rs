@@ -1,7 +1,7 @@
 //! Header fields, each as what its name says it is.
 
 use super::encoding::SEGMENT;
-use super::{Scan, Why, cookie, set_cookie, url};
+use super::{Scan, Why, cookie, json, set_cookie, text, url};
 use crate::{Findings, Rule, Rules};
 use alloc::borrow::Cow;
 use kit::alloc;
@@ -70,13 +70,21 @@ impl Header {
             return Err(Why::Encoding);
         }
         let scan = Scan::new(rules);
+        if !matches!(self.form, Form::Cookie | Form::SetCookie) && scan.is_plain(value) {
+            return Ok(Cow::Borrowed(value));
+        }
         Ok(match self.form {
             Form::Cookie => cookie(rules, value, findings),
             Form::SetCookie => set_cookie(rules, value, findings),
             Form::Url => url(rules, value, findings),
             Form::Percent => SEGMENT.clean(scan, &self.name, value, findings).map_or(Cow::Borrowed(value), Cow::Owned),
             Form::Binary | Form::Value => {
-                scan.value(&self.name, value, findings).map_or(Cow::Borrowed(value), Cow::Owned)
+                // A text in which there may be fields and URLs, or else one of these as a whole.
+                if value.contains(&b' ') && !json::looks_so(value) {
+                    text(rules, &self.name, value, findings)
+                } else {
+                    scan.value(&self.name, value, findings).map_or(Cow::Borrowed(value), Cow::Owned)
+                }
             }
         })
     }

@@ -14,10 +14,11 @@ mod url;
 
 pub use cookie::{cookie, set_cookie};
 pub use header::Header;
+use text::Lines;
 pub use text::text;
 pub use url::{path, query, url};
 
-use crate::{Findings, Rule, Rules, Stream};
+use crate::{Findings, Rule, Rules};
 use alloc::borrow::Cow;
 use form::Form;
 use json::Json;
@@ -59,7 +60,7 @@ enum Inner {
     Json(Box<Json>),
     Form(Form),
     Multipart(Box<Multipart>),
-    Text { stream: Box<Stream>, partial: Vec<u8>, failed: Option<Why> },
+    Text(Box<Lines>),
 }
 
 impl Body {
@@ -83,9 +84,9 @@ impl Body {
         Self(Inner::Multipart(Box::new(Multipart::new(boundary))))
     }
 
-    /// Plain text in UTF-8.
+    /// Plain text in UTF-8, as [`text`]. For a line of more than 64 KiB stands `[UNSCANNED]`.
     pub fn text(rules: &Rules) -> Self {
-        Self(Inner::Text { stream: Box::new(rules.stream("")), partial: Vec::new(), failed: None })
+        Self(Inner::Text(Box::new(Lines::new(rules))))
     }
 
     /// Takes the next part, and writes what is clean of all so far.
@@ -94,14 +95,7 @@ impl Body {
             Inner::Json(json) => json.push(rules, part, out, findings),
             Inner::Form(form) => form.push(rules, part, out, findings),
             Inner::Multipart(multipart) => multipart.push(rules, part, out, findings),
-            Inner::Text { stream, partial, failed } => {
-                if failed.is_none() && !encoding::goes_on_as_utf8(partial, part) {
-                    *failed = Some(Why::Encoding);
-                }
-                if failed.is_none() {
-                    stream.push(rules, part, out, findings);
-                }
-            }
+            Inner::Text(lines) => lines.push(rules, part, out, findings),
         }
     }
 
@@ -114,16 +108,54 @@ impl Body {
             Inner::Json(json) => json.finish(rules, out, findings),
             Inner::Form(form) => form.finish(rules, out, findings),
             Inner::Multipart(multipart) => multipart.finish(),
-            Inner::Text { stream, partial, failed } => {
-                stream.finish(rules, out, findings);
-                match failed {
-                    Some(why) => Err(why),
-                    None if partial.is_empty() => Ok(()),
-                    None => Err(Why::Encoding),
-                }
-            }
+            Inner::Text(lines) => lines.finish(rules, out, findings),
         }
     }
+}
+
+/// What a byte may mean.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    None,
+    /// A name and its value.
+    Joins,
+    Dash,
+    Opens,
+    /// An encoding, a tag, a user.
+    Other,
+}
+
+const SIGNS: [Sign; 256] = signs();
+
+// The compiler runs it: what could panic in it would not build.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+const fn signs() -> [Sign; 256] {
+    let mut signs = [Sign::None; 256];
+    let mut byte = 0;
+    while byte < 32 {
+        signs[byte] = Sign::Other;
+        byte += 1;
+    }
+    // In ASCII by their numbers: `=`, `:`, `-`, `{`, `[`, `"`; `%`, `+`, `@`, `<` and the backslash.
+    let of = [
+        (61, Sign::Joins),
+        (58, Sign::Joins),
+        (45, Sign::Dash),
+        (123, Sign::Opens),
+        (91, Sign::Opens),
+        (34, Sign::Opens),
+        (37, Sign::Other),
+        (43, Sign::Other),
+        (64, Sign::Other),
+        (60, Sign::Other),
+        (92, Sign::Other),
+    ];
+    let mut index = 0;
+    while index < of.len() {
+        signs[of[index].0] = of[index].1;
+        index += 1;
+    }
+    signs
 }
 
 /// How names in structured text are looked up, and their values cleaned.
@@ -137,6 +169,33 @@ struct Scan<'r> {
 impl<'r> Scan<'r> {
     fn new(rules: &'r Rules) -> Self {
         Self { rules, depth: DEPTH }
+    }
+
+    /// Whether there surely is nothing to find in a text, whatever it is and whatever its name is: quickly said of what
+    /// most requests are made of.
+    fn is_plain(self, text: &[u8]) -> bool {
+        for (at, byte) in text.iter().enumerate() {
+            let before = text.get(..at).unwrap_or(&[]);
+            match SIGNS.get(usize::from(*byte)) {
+                Some(Sign::None) => {}
+                Some(Sign::Joins) => {
+                    // What is assigned, if its name is a field's. A URL's colon is none.
+                    let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+                    let length = before.iter().rev().take_while(is_word).count();
+                    let (rest, name) = before.split_at_checked(at.saturating_sub(length)).unwrap_or((before, &[]));
+                    let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'"' | b'\''));
+                    if (joint && !rest.ends_with(b"; ")) || (!name.is_empty() && self.rules.may_be_field(name)) {
+                        return false;
+                    }
+                }
+                // An option: `--token abc`.
+                Some(Sign::Dash) if before.last() != Some(&b'-') => {}
+                // JSON as a whole.
+                Some(Sign::Opens) if at > 0 => {}
+                _ => return false,
+            }
+        }
+        !self.rules.may_hold(text)
     }
 
     /// The rule for a field: by its name, or the last part of it as in `user[password]`, `password[]` and
@@ -255,6 +314,112 @@ fn pieces(text: &[u8], is_separator: impl Fn(u8) -> bool) -> impl Iterator<Item 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Pack};
+    use proptest::prelude::*;
+
+    /// Of what texts in requests are made, and what hides there.
+    fn piece() -> impl Strategy<Value = std::string::String> {
+        let some = [
+            "/",
+            "&",
+            "=",
+            ";",
+            "?",
+            ":",
+            "//",
+            "-",
+            "--",
+            ".",
+            ",",
+            " ",
+            "\"",
+            "[",
+            "]",
+            "{",
+            "}",
+            "@",
+            "%40",
+            "+",
+            "<",
+            "'",
+            "token",
+            "password",
+            "user",
+            "q",
+            "a",
+            "id",
+            "phone",
+            "tel",
+            "card",
+            "pin",
+            "api-key",
+            "Bearer ",
+            "https://",
+            "12",
+            "4155552671",
+            "4111",
+            "1111",
+            "+49",
+            "v1.2.3",
+            "0.9",
+            "2024-01-02",
+            "hunter2",
+            "ann",
+            "example.com",
+            "\\",
+            "ghp_",
+            "eyJ",
+            "secret",
+            "none",
+        ];
+        prop_oneof![6 => prop::sample::select(some.to_vec()).prop_map(str::to_owned), 1 => "[ -~]{1,4}"]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn in_plain_text_nothing_is_found(
+            parts in prop::collection::vec(piece(), 1..10),
+            name in prop::sample::select(vec!["", "x-phone", "x-a"]),
+        ) {
+            let rules = all();
+            let scan = Scan::new(&rules);
+            let text = parts.concat().into_bytes();
+            if scan.is_plain(&text) {
+                let mut findings = Findings::default();
+                let shown = text.escape_ascii();
+                prop_assert_eq!(scan.value_once(name, &text, &mut findings), None, "{}", shown);
+                prop_assert!(matches!(scan.segments(&text, &mut findings), Cow::Borrowed(_)), "path {}", shown);
+                prop_assert!(matches!(scan.parameters(&text, &mut findings), Cow::Borrowed(_)), "query {}", shown);
+                prop_assert!(matches!(scan.url(&text, &mut findings), Cow::Borrowed(_)), "URL {}", shown);
+                let clean = super::text(&rules, name, &text, &mut findings);
+                prop_assert!(matches!(clean, Cow::Borrowed(_)), "text {}", shown);
+            }
+        }
+    }
+
+    fn all() -> Rules {
+        let packs = Some(vec![Pack::Secrets, Pack::Pii, Pack::PiiCn, Pack::Financial]);
+        Rules::new(&Config { packs, ..Config::default() }).unwrap()
+    }
+
+    #[test]
+    fn most_of_a_request_is_plain() {
+        let rules = Rules::new(&Config::default()).unwrap();
+        for text in [
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
+            "/api/v1/orders/1234",
+            "expand=items&page=2&sort=-created",
+            "en-GB,en;q=0.9,de;q=0.8",
+            "https://shop.example.com/cart",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "W/\"5f3-17a0b2c3d4e\"",
+            "3f2504e0-4f89-41d3-9a0c-0305e82c3301",
+        ] {
+            assert!(Scan::new(&rules).is_plain(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn what_never_settles_is_not_shown_and_counted() {

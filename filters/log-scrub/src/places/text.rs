@@ -5,10 +5,12 @@
 //! is, or the end of the line for headers that have all of it.
 
 use super::cookie::{cookie, set_cookie};
-use super::{Edit, Scan, changed, settle, url};
-use crate::{Findings, Rule, Rules, fields};
+use super::encoding::goes_on_as_utf8;
+use super::{Edit, LONG, Scan, UNSCANNED, Why, changed, settle, url};
+use crate::{Findings, Rule, Rules, Stream, fields};
 use alloc::borrow::Cow;
 use kit::alloc;
+use kit::prelude::*;
 use memchr::memmem::Finder;
 
 /// The longest name.
@@ -45,13 +47,73 @@ pub fn text<'t>(rules: &Rules, name: &str, text: &'t [u8], findings: &mut Findin
     }
     let scan = Scan::new(rules);
     let clean = settle(text, findings, |text, findings| {
-        let assigned = changed(scan.assigned(text, findings));
-        let text = assigned.as_deref().unwrap_or(text);
-        let urls = changed(scan.urls(text, findings));
-        let text = urls.as_deref().unwrap_or(text);
-        changed(scan.rules.scrub(name, text, findings)).or(urls).or(assigned)
+        let apart = scan.taken_apart(text, findings);
+        let text = apart.as_deref().unwrap_or(text);
+        changed(scan.rules.scrub(name, text, findings)).or(apart)
     });
     clean.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// A text body that comes in parts: lines, in each of which fields and URLs are looked for, and through all of which
+/// values may go.
+pub(super) struct Lines {
+    stream: Stream,
+    line: Vec<u8>,
+    /// Whether the rest of the line is passed over.
+    skips: bool,
+    /// The beginning of a character.
+    partial: Vec<u8>,
+    failed: bool,
+}
+
+impl core::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Lines").field("held", &self.line.len()).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self { stream: rules.stream(""), line: Vec::new(), skips: false, partial: Vec::new(), failed: false }
+    }
+
+    pub(super) fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
+        // Text in two bytes a letter is full of zeros, and UTF-8 to those who do not look.
+        self.failed |= !goes_on_as_utf8(&mut self.partial, part) || memchr::memchr(0, part).is_some();
+        if self.failed {
+            return;
+        }
+        for line in part.split_inclusive(|byte| *byte == b'\n') {
+            if !self.skips {
+                let room = LONG.saturating_sub(self.line.len());
+                self.line.extend_from_slice(line.get(..room).unwrap_or(line));
+                self.skips = line.len() > room;
+            }
+            if line.ends_with(b"\n") {
+                self.end(rules, out, findings);
+            }
+        }
+    }
+
+    fn end(&mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) {
+        if core::mem::take(&mut self.skips) {
+            findings.add_unscanned();
+            self.stream.push(rules, &[UNSCANNED, b"\n"].concat(), out, findings);
+        } else {
+            let scan = Scan::new(rules);
+            let clean = settle(&self.line, findings, |line, findings| scan.taken_apart(line, findings));
+            self.stream.push(rules, clean.as_deref().unwrap_or(&self.line), out, findings);
+        }
+        self.line.clear();
+    }
+
+    pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
+        if !self.line.is_empty() {
+            self.end(rules, out, findings);
+        }
+        self.stream.finish(rules, out, findings);
+        if self.failed || !self.partial.is_empty() { Err(Why::Encoding) } else { Ok(()) }
+    }
 }
 
 /// Where something of a kind is next, if anywhere.
@@ -76,6 +138,12 @@ impl<F: Fn(usize) -> Option<usize>> Next<F> {
 }
 
 impl Scan<'_> {
+    /// Cleans what is of fields and URLs; none if there is nothing.
+    fn taken_apart(self, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        let assigned = changed(self.assigned(text, findings));
+        changed(self.urls(assigned.as_deref().unwrap_or(text), findings)).or(assigned)
+    }
+
     /// Covers what is assigned to fields.
     fn assigned<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);

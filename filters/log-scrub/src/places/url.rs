@@ -42,6 +42,10 @@ fn scheme(text: &[u8]) -> usize {
 
 impl Scan<'_> {
     pub(super) fn path<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        if self.is_plain(text) { Cow::Borrowed(text) } else { self.segments(text, findings) }
+    }
+
+    pub(super) fn segments<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);
         // The segment before is context: `/phone/…`. It covers nothing: `/token/refresh` is no secret.
         let mut name = Cow::Borrowed("");
@@ -68,6 +72,10 @@ impl Scan<'_> {
     }
 
     pub(super) fn query<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        if self.is_plain(text) { Cow::Borrowed(text) } else { self.parameters(text, findings) }
+    }
+
+    pub(super) fn parameters<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);
         for (start, part) in pieces(text, |byte| byte == b'&') {
             if let Cow::Owned(clean) = self.pairs(QUERY, part, findings) {

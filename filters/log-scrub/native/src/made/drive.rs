@@ -1,7 +1,7 @@
 //! A case through the engine, place by place, as the filter does it.
 
-use super::request::{Case, Headers, Part};
-use log_scrub::places::{self, Body};
+use super::request::{BOUNDARY, Case, Headers, Part};
+use log_scrub::places::{self, Body, Header};
 use log_scrub::{Findings, Rules};
 
 /// What would be logged of a part.
@@ -33,14 +33,9 @@ pub fn drive(rules: &Rules, case: &Case) -> Vec<Output> {
                 outputs.push(Output { part, bytes: Vec::new(), findings: Findings::default(), is_unscanned: false });
                 outputs.len() - 1
             });
-            let findings = &mut outputs[index].findings;
-            let clean = match name.as_str() {
-                "cookie" => places::cookie(rules, value, findings),
-                "set-cookie" => places::set_cookie(rules, value, findings),
-                "referer" | "location" => places::url(rules, value, findings),
-                name => rules.scrub(name, value, findings),
-            };
-            outputs[index].bytes.extend_from_slice(&clean);
+            let clean = Header::new(rules, name).clean(rules, value, &mut outputs[index].findings);
+            outputs[index].is_unscanned |= clean.is_err();
+            outputs[index].bytes.extend_from_slice(clean.as_deref().unwrap_or(b"[UNSCANNED]"));
             outputs[index].bytes.extend_from_slice(b"\r\n");
         }
     }
@@ -63,6 +58,7 @@ fn pass(rules: &Rules, headers: &Headers, parts: &[Vec<u8>], findings: &mut Find
     let mut body = match kind? {
         b"application/json" => Body::json(),
         b"application/x-www-form-urlencoded" => Body::form(),
+        kind if kind.starts_with(b"multipart/") => Body::multipart(BOUNDARY.as_bytes()),
         _ => Body::text(rules),
     };
     let mut out = Vec::new();

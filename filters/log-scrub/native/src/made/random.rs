@@ -17,10 +17,16 @@ pub(crate) const HEX: &[u8] = b"0123456789abcdef";
 impl Random {
     /// The choices of a seed; `part` tells apart what shall not depend on each other.
     pub fn new(seed: u64, part: u64) -> Self {
+        // Seeds that are alike would begin alike: they are mixed as SplitMix64 does it.
+        let mut state = seed ^ part.rotate_left(32);
         let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        bytes[8..16].copy_from_slice(&part.to_le_bytes());
-        bytes[16] = 1;
+        for eight in bytes.chunks_mut(8) {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut mixed = state;
+            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+            eight.copy_from_slice(&(mixed ^ mixed >> 31).to_le_bytes());
+        }
         Self(Rng::new(bytes))
     }
 
@@ -57,5 +63,19 @@ impl Random {
     /// A seed for something else.
     pub fn seed(&mut self) -> u64 {
         self.0.next_u64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_seed_do_not_begin_alike() {
+        for choices in [2, 3, 6] {
+            let first: std::collections::BTreeSet<_> =
+                (0..100).map(|part| Random::new(1, part).below(choices)).collect();
+            assert_eq!(first.len(), choices);
+        }
     }
 }

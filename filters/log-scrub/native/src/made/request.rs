@@ -48,19 +48,25 @@ pub enum BodyKind {
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/form-data`.
+    Multipart,
     /// `text/plain`.
     Text,
 }
 
+/// Between the parts of a multipart body.
+pub const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gW";
+
 impl BodyKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Json, Self::Form, Self::Text];
+    pub const ALL: [Self; 4] = [Self::Json, Self::Form, Self::Multipart, Self::Text];
 
     /// The media type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
             Self::Form => "application/x-www-form-urlencoded",
+            Self::Multipart => "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
             Self::Text => "text/plain; charset=utf-8",
         }
     }
@@ -419,6 +425,21 @@ impl Plan {
                     }
                     pair(&mut body, item)
                 }
+                BodyKind::Multipart => {
+                    body.put(&format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\""));
+                    // In a quoted name, as browsers write it.
+                    let quoted = |text: &str| text.replace('"', "%22").replace('\n', "%0A");
+                    if item.place == Place::BodyName {
+                        let bytes = body.item(&quoted(&item.whole()));
+                        body.put("\"\r\n\r\n1\r\n");
+                        bytes
+                    } else {
+                        body.put(&format!("{}\"\r\n\r\n{}", quoted(&item.name), item.before));
+                        let bytes = body.item(&item.text);
+                        body.put(&format!("{}\r\n", item.after));
+                        bytes
+                    }
+                }
                 BodyKind::Text => {
                     let name = if item.place == Place::BodyName { "" } else { &item.name };
                     body.put(&format!("{name}{} {}", if name.is_empty() { "-" } else { ":" }, item.before));
@@ -432,8 +453,10 @@ impl Plan {
         while let Some(close) = nests.pop() {
             body.put(close);
         }
-        if kind == BodyKind::Json {
-            body.put("}");
+        match kind {
+            BodyKind::Json => body.put("}"),
+            BodyKind::Multipart => body.put(&format!("--{BOUNDARY}--\r\n")),
+            BodyKind::Form | BodyKind::Text => {}
         }
         match self.broken {
             None => body.bytes,

@@ -1,0 +1,60 @@
+//! What the figures must not fall below, on a corpus of a few thousand requests.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+use log_scrub_native::corpus::{self, Figures, Row};
+use log_scrub_native::values::RULES;
+
+/// Rules that do not reach 0.99 yet, with what they have to reach, and why. A rule that got better has to leave.
+const BELOW: [(&str, f64, f64); 2] = [
+    // Of a longer row of groups, such as an IBAN with a wrong check, sixteen digits that fit by chance are taken.
+    ("card", 0.99, 0.98),
+    // National numbers in brackets are missed; and in a text, the word in the line before counts for the next one's number.
+    ("phone", 0.98, 0.98),
+];
+
+fn figures(requests: u32) -> Figures {
+    corpus::measure(&corpus::rules().unwrap(), requests, 1)
+}
+
+#[test]
+fn recall_and_precision() {
+    let figures = figures(20_000);
+    let mut wrong = Vec::new();
+    for rule in RULES.into_iter().chain(["field"]) {
+        let row: &Row = &figures.rules[rule];
+        assert!(row.planted > 500, "{rule}: {}", row.planted);
+        let floor = BELOW.iter().find(|(below, ..)| *below == rule);
+        let (recall, precision) = floor.map_or((0.99, 0.99), |(_, recall, precision)| (*recall, *precision));
+        if row.recall() < recall || row.precision() < precision {
+            wrong.push(format!("{rule}: recall {:.4}, precision {:.4}", row.recall(), row.precision()));
+        }
+        if floor.is_some() && row.recall() >= 0.99 && row.precision() >= 0.99 {
+            wrong.push(format!("{rule} is good enough by now, take it out of BELOW"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}\n{:#?}", figures.examples);
+}
+
+/// One in a hundred thousand at most. All of them take long, so a tenth stands for them, in which there is none.
+#[test]
+fn ids_are_left_alone() {
+    let mut figures = Figures::default();
+    corpus::try_ids(&corpus::rules().unwrap(), &mut figures, corpus::IDS_EACH / 10, 1);
+    let bad: Vec<_> = figures.ids.iter().filter(|(_, count)| **count > 1).collect();
+    assert_eq!(figures.ids.len(), log_scrub_native::values::IDS.len());
+    assert!(bad.is_empty(), "{bad:?}\n{:#?}", figures.examples);
+}
+
+#[test]
+fn a_seed_repeats_it() {
+    assert_eq!(figures(300).markdown(), figures(300).markdown());
+    let other = corpus::measure(&corpus::rules().unwrap(), 300, 2);
+    assert_ne!(figures(300).markdown(), other.markdown());
+}
+
+#[test]
+fn a_page_is_filled_between_its_marks() {
+    let page = "a\n<!-- recall -->\nold\n<!-- end -->\nb <!-- end -->\n";
+    assert_eq!(corpus::fill(page, "new\n").unwrap(), "a\n<!-- recall -->\nnew\n<!-- end -->\nb <!-- end -->\n");
+    assert!(corpus::fill("a", "new").is_err() && corpus::fill("<!-- recall -->\n", "new").is_err());
+}
