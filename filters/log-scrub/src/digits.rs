@@ -101,7 +101,7 @@ impl Cluster {
 }
 
 /// The fewest digits of any value.
-const FEWEST: usize = 7;
+pub(crate) const FEWEST: usize = 7;
 
 /// How far before an anchor digits that a value may have are looked for, and how far behind.
 const AROUND: usize = 40;

@@ -6,6 +6,7 @@
 use super::encoding::{goes_on_as_utf8, hex};
 use super::{LONG, Scan, UNSCANNED, Why, settle};
 use crate::blocks::Blocks;
+use crate::digits::FEWEST;
 use crate::{Findings, Rule, Rules, Stream};
 use alloc::borrow::Cow;
 use kit::alloc;
@@ -713,7 +714,7 @@ fn plain_word(scan: Scan<'_>, part: &[u8], at: usize, blocks: &mut Blocks<'_>) -
     let (word, _) = rest.split_at_checked(rest.iter().position(|byte| !is_of_word(*byte))?)?;
     let stop = at.wrapping_add(word.len());
     (matches!(word, b"true" | b"false" | b"null")
-        || (is_number(word) && !(blocks.values(at, stop) && scan.may_change(word))))
+        || (is_number(word) && (word.len() < FEWEST || !blocks.values(at, stop) || !scan.may_change(word))))
     .then_some(stop)
 }
 
