@@ -101,7 +101,7 @@ impl Cluster {
 }
 
 /// The fewest digits of any value.
-const FEWEST: usize = 7;
+pub(crate) const FEWEST: usize = 7;
 
 /// How far before an anchor digits that a value may have are looked for, and how far behind.
 const AROUND: usize = 40;
@@ -131,7 +131,9 @@ pub(crate) fn sparse(text: &[u8], anchor: usize, joins: bool) -> Option<usize> {
         let group = part.iter().take_while(|byte| byte.is_ascii_digit()).count();
         part = part.get(group..)?;
     }
-    (digits(part) < FEWEST).then_some(end)
+    // Milliseconds since 1970, or before: no card and no phone has so many digits and such a first one.
+    let time = matches!(part, [b'0' | b'1', ..]) && (13..=14).contains(&part.len()) && digits(part) == part.len();
+    (time || digits(part) < FEWEST).then_some(end)
 }
 
 /// Whether a number may have it in it.
@@ -235,6 +237,7 @@ mod tests {
             name in prop::sample::select(vec!["", "phone", "card", "ssn", "tel 12"]),
             parts in prop::collection::vec(prop_oneof![
                 4 => "[0-9]{1,5}",
+                1 => "[01][0-9]{11,14}",
                 1 => prop::sample::select(vec!["4111", "1111", "123-45-6789", "+49", "555-1234", "(415) 555-2671", "2024-03-01T",
                     "13800138000", "1101051949123100", "X", "x", "abc", "phone ", "e1", "="]).prop_map(str::to_owned),
                 3 => "[-+ ./()]{1,2}",
@@ -258,9 +261,14 @@ mod tests {
 
     #[test]
     fn ids_and_times_are_sparse() {
-        for text in
-            ["0f8fad5b-d9cb-469f-a165-70867728950e", "2024-03-01T12:34:56.789Z", "AB-123", "v1.234.5", "1234567890ab"]
-        {
+        for text in [
+            "0f8fad5b-d9cb-469f-a165-70867728950e",
+            "2024-03-01T12:34:56.789Z",
+            "AB-123",
+            "v1.234.5",
+            "1234567890ab",
+            "1700000000123",
+        ] {
             let text = text.as_bytes();
             let mut at = 0;
             while let Some((next, _)) = crate::anchors::next(text, at, text.len(), crate::anchors::DIGITS) {

@@ -6,6 +6,7 @@
 use super::encoding::{goes_on_as_utf8, hex};
 use super::{LONG, Scan, UNSCANNED, Why, settle};
 use crate::blocks::Blocks;
+use crate::digits::FEWEST;
 use crate::{Findings, Rule, Rules, Stream};
 use alloc::borrow::Cow;
 use kit::alloc;
@@ -314,7 +315,7 @@ impl Json {
             }
             let is_name = matches!(expects, Expects::Name | Expects::NameOrEnd);
             if !asks && (is_name || matches!(expects, Expects::Value | Expects::ValueOrEnd)) && next.is_some() {
-                let run = run(scan.rules, part, blocks, at, is_name, next == Some(Expects::Name));
+                let run = run(scan, part, blocks, at, is_name, next == Some(Expects::Name));
                 if run.at > at {
                     (at, expects) = (run.at, run.expects);
                     name = run.name.or(name);
@@ -654,7 +655,7 @@ struct Run<'t> {
 /// bytes pass here.
 #[inline(never)]
 fn run<'t>(
-    rules: &Rules,
+    scan: Scan<'_>,
     part: &'t [u8],
     blocks: &mut Blocks<'t>,
     from: usize,
@@ -674,9 +675,10 @@ fn run<'t>(
             if *byte != b'"' {
                 break;
             }
-            let Some((stop, _, false)) = blocks.string(start) else { break };
+            let Some((stop, _, looks)) = blocks.string(start) else { break };
             let Some(name) = part.get(start..stop) else { break };
-            if name.len() > NAME || rules.may_be_field(name) || part.get(stop.wrapping_add(1)) != Some(&b':') {
+            let found = name.len() > NAME || scan.rules.may_be_field(name) || (looks && !is_plain_name(scan, name));
+            if found || part.get(stop.wrapping_add(1)) != Some(&b':') {
                 break;
             }
             at = stop.wrapping_add(2);
@@ -685,9 +687,13 @@ fn run<'t>(
             continue;
         }
         if *byte == b'"' {
-            let Some((stop, false, _)) = blocks.string(at.wrapping_add(1)) else { break };
+            let start = at.wrapping_add(1);
+            let Some((stop, looks, _)) = blocks.string(start) else { break };
+            if looks && !part.get(start..stop).is_some_and(|text| is_plain(text) && !scan.may_change(text)) {
+                break;
+            }
             at = stop.wrapping_add(1);
-        } else if let Some(stop) = plain_word(part, at, blocks) {
+        } else if let Some(stop) = plain_word(scan, part, at, blocks) {
             at = stop;
         } else {
             break;
@@ -708,11 +714,13 @@ fn is_blank(byte: u8) -> bool {
 }
 
 /// The end of a number or word in which nothing has to be looked at.
-fn plain_word(part: &[u8], at: usize, blocks: &mut Blocks<'_>) -> Option<usize> {
+fn plain_word(scan: Scan<'_>, part: &[u8], at: usize, blocks: &mut Blocks<'_>) -> Option<usize> {
     let rest = part.get(at..blocks.end())?;
     let (word, _) = rest.split_at_checked(rest.iter().position(|byte| !is_of_word(*byte))?)?;
     let stop = at.wrapping_add(word.len());
-    (matches!(word, b"true" | b"false" | b"null") || (is_number(word) && !blocks.values(at, stop))).then_some(stop)
+    (matches!(word, b"true" | b"false" | b"null")
+        || (is_number(word) && (word.len() < FEWEST || !blocks.values(at, stop) || !scan.may_change(word))))
+    .then_some(stop)
 }
 
 /// What is expected behind a value, and where: a comma is mostly there, and is taken with it.
