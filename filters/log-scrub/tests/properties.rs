@@ -490,6 +490,15 @@ fn rules_of_ones_own() {
     });
 }
 
+/// What a token takes with it must not move where the next match is looked for.
+#[test]
+fn behind_a_token_a_rule_of_ones_own_finds_as_before() {
+    let rules = own(&[("staff", None, Some(r"\bEMP-[A-Za-z0-9]{12}\b"))]).unwrap();
+    let jwt = format!("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.{}", "s".repeat(43));
+    let text = format!("t: {jwt}\nnote: EMP-NYKdZVQshrNC\n");
+    assert_eq!(scrub(&rules, text.as_bytes()).0, b"t: [jwt]\nnote: [staff]\n");
+}
+
 #[test]
 fn rules_that_are_refused() {
     for (rules, at) in [
