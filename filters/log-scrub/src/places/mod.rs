@@ -135,7 +135,7 @@ enum Sign {
     Joins,
     Dash,
     Opens,
-    /// An encoding, a tag, a user.
+    /// An encoding, a tag, a user; what is not ASCII.
     Other,
 }
 
@@ -146,8 +146,10 @@ const SIGNS: [Sign; 256] = signs();
 const fn signs() -> [Sign; 256] {
     let mut signs = [Sign::None; 256];
     let mut byte = 0;
-    while byte < 32 {
-        signs[byte] = Sign::Other;
+    while byte < 256 {
+        if byte < 32 || byte > 126 {
+            signs[byte] = Sign::Other;
+        }
         byte += 1;
     }
     // In ASCII by their numbers: `=`, `:`, `-`, `{`, `[`, `"`; `%`, `+`, `@`, `<` and the backslash.
