@@ -135,27 +135,33 @@ impl Passing {
     }
 
     /// Its clean text, if there was a body.
-    pub(crate) fn finish(self: Box<Self>, rules: &Rules, tally: &mut Tally) -> Option<Vec<u8>> {
-        let Self { place, state, mut findings, passed, looked } = *self;
+    pub(crate) fn finish(self, rules: &Rules, tally: &mut Tally) -> Option<Vec<u8>> {
+        let Self { place, state, mut findings, passed, looked } = self;
         if passed == 0 {
             return None;
         }
         tally.add_bytes(looked);
         let clean = match state {
-            State::Open { .. } if passed > looked => Err(Reason::Large),
-            State::Open { body, mut clean } => match body.finish(rules, &mut clean, &mut findings) {
-                Ok(()) => Ok(clean),
+            State::Open { body, mut clean } if passed > looked => match body.cut() {
+                Ok(()) => {
+                    clean.extend_from_slice(UNSCANNED);
+                    Ok((clean, Some(Reason::Large)))
+                }
                 Err(why) => Err(why.into()),
             },
-            State::Clean(clean) => Ok(clean),
+            State::Open { body, mut clean } => match body.finish(rules, &mut clean, &mut findings) {
+                Ok(()) => Ok((clean, None)),
+                Err(why) => Err(why.into()),
+            },
+            State::Clean(clean) => Ok((clean, None)),
             State::Held => Err(Reason::Incomplete),
             State::Failed(reason) => Err(reason),
         };
-        let unscanned = clean.as_ref().err().copied();
+        let (clean, unscanned) = clean.unwrap_or_else(|reason| (UNSCANNED.into(), Some(reason)));
         if unscanned.is_some() || findings.any() {
             tally.note(Seen { place, findings, unscanned });
         }
-        Some(clean.unwrap_or_else(|_| UNSCANNED.into()))
+        Some(clean)
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Outputs {
     pub request_headers: Vec<HeaderName>,
     /// `wasm.scrub.response_header.<name>` for each of these response headers or trailers.
     pub response_headers: Vec<HeaderName>,
+    /// How these headers are left.
+    pub headers_as: HeadersAs,
     /// `wasm.scrub.request_body`.
     pub request_body: bool,
     /// `wasm.scrub.response_body`.
@@ -93,12 +95,25 @@ impl Default for Outputs {
             user_agent: true,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
+            headers_as: HeadersAs::Each,
             request_body: false,
             response_body: false,
             line: false,
             proxy_log: false,
         }
     }
+}
+
+/// Forms of clean headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
+#[serde(rename_all = "snake_case")]
+pub enum HeadersAs {
+    /// Each by itself, as said.
+    Each,
+    /// All together as a JSON object, `wasm.scrub.headers` and `wasm.scrub.response_headers`: one field of a log, and
+    /// cheaper where there are many.
+    Json,
 }
 
 /// What is cleaned on its way. What cannot be looked at goes on as it is, and is counted.

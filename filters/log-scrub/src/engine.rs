@@ -333,6 +333,7 @@ impl Rules {
             if let Some(inside) = &mut state.inside {
                 let (taken, ended) = inside.push(rest);
                 settled = settled.saturating_add(taken);
+                state.moved(taken);
                 if !(ended || end) {
                     return settled;
                 }

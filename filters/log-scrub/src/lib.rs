@@ -30,13 +30,13 @@ pub use engine::{Findings, Rule, Rules, Stream};
 
 use alloc::borrow::Cow;
 use body::Passing;
-use config::Config;
+use config::{Config, HeadersAs};
 use kit::Map;
 use kit::alloc;
 use kit::config::HeaderName;
 use kit::prelude::*;
 use kit::{Body, Context, Filter, Flow, Headers, Metric, MetricKind, Pass, Phases, Refusal};
-use line::Line;
+use line::{Json, Line};
 use places::{Header, UNSCANNED};
 
 /// What was found.
@@ -190,6 +190,13 @@ struct Target {
     header: Header,
     key: Box<str>,
     place: Place,
+}
+
+impl Target {
+    /// Whether it is more than one header of a list.
+    fn is_single(&self) -> bool {
+        !matches!(self.place, Place::RequestHeader | Place::ResponseHeader)
+    }
 }
 
 /// The filter.
@@ -390,11 +397,7 @@ impl LogScrub {
                 }
             }
         }
-        for (target, copy) in self.request.iter().zip(copies) {
-            if let Some(copy) = copy {
-                let _ = cx.host.set_filter_state(&target.key, &copy);
-            }
-        }
+        self.leave(cx, &self.request, &copies, "scrub.headers");
         let Some(whole) = original.or(path).filter(|_| wants_path) else { return };
         let (path, query) = match whole.iter().position(|byte| *byte == b'?') {
             Some(at) => (whole.get(..at).unwrap_or(whole), whole.get(at.saturating_add(1)..)),
@@ -428,22 +431,40 @@ impl LogScrub {
     }
 
     fn log_response(&self, cx: &Context<'_, Self>, response: &Headers<'_>, tally: &mut Tally) {
-        for target in &self.response {
-            let name = target.header.name();
+        if self.response.is_empty() {
+            return;
+        }
+        let names = || self.response.iter().map(|target| target.header.name());
+        let trailers: Vec<_> = names()
+            .map(|name| match response.get(name) {
+                Some(_) => None,
+                None => cx.host.header(Map::ResponseTrailers, name).ok(),
+            })
+            .collect();
+        let mut copies: Vec<Option<Cow<'_, [u8]>>> = Vec::new();
+        for (target, trailer) in self.response.iter().zip(&trailers) {
             let mut copy = None;
-            for value in response.all(name) {
+            for value in response.all(target.header.name()).chain(trailer.as_deref()) {
                 self.copy(target, value, tally, &mut copy);
             }
-            let trailer;
-            if copy.is_none()
-                && let Ok(value) = cx.host.header(Map::ResponseTrailers, name)
-            {
-                trailer = value;
-                self.copy(target, &trailer, tally, &mut copy);
+            copies.push(copy);
+        }
+        self.leave(cx, &self.response, &copies, "scrub.response_headers");
+    }
+
+    /// Leaves clean headers for logs.
+    fn leave(&self, cx: &Context<'_, Self>, targets: &[Target], copies: &[Option<Cow<'_, [u8]>>], together: &str) {
+        let mut json = Json::new();
+        for (target, copy) in targets.iter().zip(copies) {
+            let Some(copy) = copy else { continue };
+            if self.config.outputs.headers_as == HeadersAs::Each || target.is_single() {
+                let _ = cx.host.set_filter_state(&target.key, copy);
+            } else {
+                json.text(target.header.name(), &String::from_utf8_lossy(copy));
             }
-            if let Some(copy) = copy {
-                let _ = cx.host.set_filter_state(&target.key, &copy);
-            }
+        }
+        if let Some(text) = json.finish() {
+            let _ = cx.host.set_filter_state(together, text.as_bytes());
         }
     }
 

@@ -28,7 +28,7 @@ impl Line {
         response: &Headers<'_>,
         seen: &[Seen],
     ) -> String {
-        let mut json = Json(String::from("{"));
+        let mut json = Json::new();
         if let Some(time) = host.number(&["request", "time"]).and_then(|time| u64::try_from(time).ok()) {
             json.text("time", &rfc3339(time));
         }
@@ -81,8 +81,7 @@ impl Line {
         if !unscanned.is_empty() {
             json.object("unscanned", |json| unscanned.iter().for_each(|(place, reason)| json.text(place, reason)));
         }
-        json.0.push('}');
-        json.0
+        json.finish().unwrap_or_default()
     }
 }
 
@@ -106,11 +105,23 @@ fn trace(host: &dyn Host, request: &Headers<'_>) -> (Option<String>, Option<Stri
 }
 
 /// An object that is being written.
-struct Json(String);
+pub(crate) struct Json(String);
 
 impl Json {
+    pub(crate) fn new() -> Self {
+        Self(String::new())
+    }
+
+    /// The text; none if nothing is in it.
+    pub(crate) fn finish(mut self) -> Option<String> {
+        self.0.push('}');
+        (self.0.len() > 1).then_some(self.0)
+    }
+
     fn key(&mut self, key: &str) {
-        if !self.0.ends_with('{') {
+        if self.0.is_empty() {
+            self.0.push('{');
+        } else if !self.0.ends_with('{') {
             self.0.push(',');
         }
         self.quoted(key);
@@ -122,7 +133,7 @@ impl Json {
         self.0.push_str(number);
     }
 
-    fn text(&mut self, key: &str, text: &str) {
+    pub(crate) fn text(&mut self, key: &str, text: &str) {
         self.key(key);
         self.quoted(text);
     }
@@ -136,12 +147,17 @@ impl Json {
 
     fn quoted(&mut self, text: &str) {
         self.0.push('"');
-        for c in text.chars() {
-            match c {
-                '"' | '\\' => self.0.extend(['\\', c]),
-                // What ends a line or rules a terminal.
-                c if c.is_control() => self.0.push_str(&format!("\\u{:04x}", u32::from(c))),
-                c => self.0.push(c),
+        // Most texts need nothing.
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+            self.0.push_str(text);
+        } else {
+            for c in text.chars() {
+                match c {
+                    '"' | '\\' => self.0.extend(['\\', c]),
+                    // What ends a line or rules a terminal.
+                    c if c.is_control() => self.0.push_str(&format!("\\u{:04x}", u32::from(c))),
+                    c => self.0.push(c),
+                }
             }
         }
         self.0.push('"');

@@ -193,8 +193,30 @@ fn the_memory_of_a_body_is_bounded_and_what_is_beyond_is_said() {
         let done = proxy.exchange("in", 0, &request, &ok(&[]));
         let logged = state(&done, "request_body").unwrap();
         assert!(logged.ends_with("[UNSCANNED]") && !logged.contains("1111"), "{logged}");
+        assert!(logged.len() <= 64 + "[UNSCANNED]".len(), "{logged}");
         assert_eq!(unscanned(proxy, "large"), 1);
         assert_eq!(metric(proxy, "meshfilter_scrub_bytes_total"), 1 + 64);
+    });
+}
+
+/// What is logged of a body that is too large is its clean beginning, without what is not decided.
+#[test]
+fn a_body_that_is_too_large_begins_clean() {
+    each(BODIES, |proxy| {
+        let logged = |kind: &str, body: &str| {
+            let done = proxy.exchange("in", 0, &post(&[("content-type", kind)]).chunk(body), &ok(&[]));
+            state(&done, "request_body").unwrap()
+        };
+        let json = r#"{"mail":"ann@example.com","list":[1,2,3],"card":"4111 1111 1111 1111","more":1}"#;
+        assert_eq!(logged(JSON.1, json), r#"{"mail":"[email]","list":[1,2,3],"card":[UNSCANNED]"#);
+        let form = "mail=ann%40example.com&password=hunter2&card=4111111111111111&more=1";
+        assert_eq!(
+            logged("application/x-www-form-urlencoded", form),
+            "mail=[email]&password=[field]&card=[card]&[UNSCANNED]"
+        );
+        let broken = format!("{{\"mail\":\"ann@example.com\"]{}", " ".repeat(100));
+        assert_eq!(logged(JSON.1, &broken), "[UNSCANNED]");
+        assert_eq!((unscanned(proxy, "large"), unscanned(proxy, "broken")), (2, 1));
     });
 }
 

@@ -4,10 +4,8 @@
 use log_scrub_native::corpus::{self, Figures, Row};
 use log_scrub_native::values::RULES;
 
-/// Rules that do not reach 0.99 yet, with what they have to reach, and why. A rule that got better has to leave.
-const BELOW: [(&str, f64, f64); 2] = [
-    // Of a longer row of groups, such as an IBAN with a wrong check, sixteen digits that fit by chance are taken.
-    ("card", 0.99, 0.98),
+/// Rules that do not reach 0.99 in both yet: the least recall and the least precision, and why. A rule that got better has to leave.
+const BELOW: [(&str, f64, f64); 1] = [
     // National numbers in brackets are missed; and in a text, the word in the line before counts for the next one's number.
     ("phone", 0.98, 0.98),
 ];
@@ -35,7 +33,7 @@ fn recall_and_precision() {
     assert!(wrong.is_empty(), "{wrong:#?}\n{:#?}", figures.examples);
 }
 
-/// One in a hundred thousand at most. All of them take long, so a tenth stands for them, in which there is none.
+/// One in a hundred thousand at most is the aim. All of them take long, so a tenth is tried, with one that is chance.
 #[test]
 fn ids_are_left_alone() {
     let mut figures = Figures::default();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 #[test]
 fn nothing_leaks() {
-    if let Err(failure) = fuzz::run(1, Until::Cases(20_000), |_, _| {}) {
+    if let Err(failure) = fuzz::run(1, Until::Cases(10_000), |_, _| {}) {
         panic!("{}", failure.show());
     }
 }

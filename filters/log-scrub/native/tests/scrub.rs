@@ -117,6 +117,29 @@ fn configured_and_refused() {
 }
 
 #[test]
+fn the_key_may_be_a_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("scrub.yaml");
+    std::fs::write(&file, "action: { kind: hmac }\nhmac_key_env: SCRUB_TEST_KEY\n").unwrap();
+    let run = |key: Option<&str>| {
+        let mut command = command(&["--config", file.to_str().unwrap()]);
+        command.env_remove("SCRUB_TEST_KEY").envs(key.map(|key| ("SCRUB_TEST_KEY", key)));
+        let mut child = command.spawn().unwrap();
+        // It may be refused before it reads.
+        child.stdin.take().unwrap().write_all(b"ann@example.com\n").ok();
+        child.wait_with_output().unwrap()
+    };
+    // As `openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef` has it.
+    let output = run(Some("0123456789abcdef0123456789abcdef"));
+    assert_eq!(text(&output.stdout), "[email_093e3dd9df951c50]\n");
+    for (key, problem) in [(None, "at `hmac_key_env`: is no variable"), (Some("short"), "is too short")] {
+        let output = run(key);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(problem), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn bytes_and_lengths_of_all_kinds() {
     let output = run(&[], b"caf\xe9 ann@example.com\nann@example.com\r\n\n\xffend");
     assert_eq!(output.stdout, b"[UNSCANNED]\n[email]\r\n\n[UNSCANNED]");
@@ -165,9 +188,13 @@ fn what_has_come_is_written_before_more_is_waited_for() {
     let mut child = command(&[]).spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     stdin.write_all(b"to ann@example.com\n").unwrap();
-    let mut line = [0; 11];
-    stdout.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"to [email]\n");
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = [0; 11];
+        send.send(stdout.read_exact(&mut line).map(|()| line)).ok();
+    });
+    let line = receive.recv_timeout(std::time::Duration::from_secs(20));
     drop(stdin);
+    assert_eq!(&line.expect("nothing was written").unwrap(), b"to [email]\n");
     assert!(child.wait().unwrap().success());
 }

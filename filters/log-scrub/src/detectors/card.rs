@@ -49,10 +49,10 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         return None;
     }
     let mut digits = [0_u8; 19];
-    if is_in_account(view, cluster, from) {
+    if is_in_account(view, from.start) {
         return None;
     }
-    let (mut count, mut groups, mut best) = (0_usize, 0_usize, None);
+    let (mut count, mut groups, mut best, mut was_common) = (0_usize, 0_usize, None, false);
     for group in cluster.joined(view, from) {
         let text = view.slice(group.start, group.end);
         let Some(free) = digits.get_mut(count..count.saturating_add(text.len())) else { break };
@@ -69,25 +69,51 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         if groups > 4 && text.len() < 4 && is_often_long(number) {
             best = None;
         }
+        // Nor is a rare one when more is joined to it.
+        best = best.filter(|_| was_common);
         let Some(common) = issued(number) else { continue };
         if !luhn(number) || !stands_alone(view, from.start, group.end) {
             continue;
         }
         let sure = common && groups > 1 && !halves;
+        if !common && groups > 1 && is_cut(view, cluster, from) {
+            continue;
+        }
         if sure || context::has(view, from.start, &WORDS) || (common && !context::labels_other(view, from.start)) {
             best = Some(Found::new(from.start, group.end));
+            was_common = common;
         }
     }
     best
 }
 
-/// Whether it is a part of what begins as an IBAN in print: `DE89 3704 0044`.
-fn is_in_account(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
-    let Some(first) = cluster.groups().first().filter(|first| first.len() == 2 && first.start < from.start) else {
-        return false;
-    };
-    let country = |back: usize| view.at(first.start.saturating_sub(back)).is_ascii_uppercase();
-    country(1) && country(2) && !view.word_before(first.start.saturating_sub(2))
+/// Whether it is a part of what begins as an IBAN in print: `GB29 NWBK 6016`.
+fn is_in_account(view: &View<'_>, from: usize) -> bool {
+    let mut at = from;
+    for _ in 0..LONGEST_ACCOUNT {
+        let Some(start) = at.checked_sub(5) else { return false };
+        let letter = |at: usize| view.at(at).is_ascii_uppercase();
+        let four = (start..start.saturating_add(4)).all(|at| letter(at) || view.at(at).is_ascii_digit());
+        if !four || !matches!(view.before(at), b' ' | b'-') {
+            return false;
+        }
+        let digit = |at: usize| view.at(at).is_ascii_digit();
+        let [a, b, c, d] = [0, 1, 2, 3].map(|ahead| start.saturating_add(ahead));
+        if letter(a) && letter(b) && digit(c) && digit(d) && !view.word_before(start) {
+            return true;
+        }
+        at = start;
+    }
+    false
+}
+
+/// Groups before the last of an IBAN.
+const LONGEST_ACCOUNT: usize = 8;
+
+/// Whether four digits are joined to it before: then what is rare is a part of something.
+fn is_cut(view: &View<'_>, cluster: &Cluster, from: Group) -> bool {
+    let before = cluster.groups().iter().find(|group| group.end.saturating_add(1) == from.start);
+    before.is_some_and(|before| before.len() == 4 && view.before(from.start) == view.at(from.end))
 }
 
 /// Of UnionPay and Maestro, more than sixteen digits are nothing unusual.
@@ -220,6 +246,9 @@ mod tests {
                 "6207 6231 2861 0380 067",
                 "6759 5884 7357 8205 35",
                 "IS06 9482 8249 3513 1842 5288 48",
+                "MU59 QZZD 4518 5151 6655 9942 564P JA",
+                "card 6272 6129 7157 8997 20928",
+                "card 5018 8849 7473 0480",
                 // In an id.
                 "550e8400-e29b-41d4-a716-4111111111111111",
                 "4111111111111111-abcd-1234",

@@ -7,7 +7,12 @@ use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
-const WORDS: [&[u8]; 9] = [
+const WORDS: [&[u8]; 14] = [
+    b"id-card",
+    b"id-no",
+    b"id_number",
+    b"idnumber",
+    b"id number",
     b"id_card",
     b"idcard",
     b"id card",
@@ -90,6 +95,7 @@ mod tests {
                 ("\"440524188001010014\" 440524198001010013", "\"440524188001010014\" [cn_id]"),
                 ("身份证 110105491231002", "身份证 [cn_id]"),
                 ("id_card=110105491231002&", "id_card=[cn_id]&"),
+                ("id-card: 110105491231002", "id-card: [cn_id]"),
             ],
         );
     }

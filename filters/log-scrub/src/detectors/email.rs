@@ -87,7 +87,7 @@ fn address(view: &View<'_>, at: usize) -> Option<Found> {
 fn local(view: &View<'_>, at: usize, end: usize) -> Option<usize> {
     let earliest = at.saturating_sub(LOCAL);
     // Words of a script without spaces may stand right before an address, unless it is itself of such.
-    let wide = view.before(at) >= 0x80 || view.slice(at, end).iter().any(|byte| *byte >= 0x80);
+    let wide = letter_before(view, at) > 2 || view.slice(at, end).iter().any(|byte| *byte >= 0xE0);
     let back = |from: usize, rare: bool| {
         let mut start = from;
         loop {
@@ -266,6 +266,7 @@ mod tests {
                 ("«иван@пример.рф»", "«[email]»"),
                 ("请写信给ann@example.com谢谢", "请写信给[email]谢谢"),
                 ("（用户@例子.公司）", "（[email]）"),
+                ("名ann@пример.рф", "名[email]"),
                 ("δοκιμή@παράδειγμα.δοκιμή", "[email]"),
                 ("संपर्क@उदाहरण.भारत", "[email]"),
                 (

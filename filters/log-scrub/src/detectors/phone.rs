@@ -99,7 +99,8 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     let begins = |at: &usize| is_first && (view.at(*at).is_ascii_digit() || view.at(*at) == b'(');
     let lead = (lead..from.start).find(begins).filter(|lead| !view.word_before(*lead));
     let bracket = from.start.checked_sub(1).filter(|at| view.at(*at) == b'(' && *at >= view.first());
-    let starts = [lead.unwrap_or(from.start), bracket.unwrap_or(from.start)];
+    // A bracket may be around all of it.
+    let starts = [lead.unwrap_or(from.start), bracket.unwrap_or(from.start), from.start];
     let number = |start, cluster| Number { start, digits: NATION, usual: NATION, cluster }.end(view, start);
     let start = starts.into_iter().find(|start| number(*start, None).is_some())?;
     if !context::has(view, start, &WORDS) || context::labels_other(view, start) {
@@ -284,6 +285,7 @@ mod tests {
                 ("090-1234-5678", "[phone]"),
                 ("phones: 030 1234567, 040 1234567", "phones: [phone], [phone]"),
                 ("Handy 0151/12345678", "Handy [phone]"),
+                ("phone=(0704613234), tel (457.496.5949)", "phone=([phone]), tel ([phone])"),
                 ("\"telefonnummer\":\"030 1234567\"", "\"telefonnummer\":\"[phone]\""),
                 ("Móvil: 612 34 56 78", "Móvil: [phone]"),
                 ("celular (11) 91234-5678", "celular [phone]"),

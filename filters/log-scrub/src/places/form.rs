@@ -48,6 +48,11 @@ impl Form {
         }
     }
 
+    /// Why nothing that was written may be used.
+    pub(super) fn failed(&self) -> Option<Why> {
+        self.failed.then_some(Why::Encoding)
+    }
+
     pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         self.end(rules, out, findings);
         if self.failed || !self.partial.is_empty() { Err(Why::Encoding) } else { Ok(()) }

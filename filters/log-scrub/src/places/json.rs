@@ -165,6 +165,11 @@ impl Json {
         }
     }
 
+    /// Why nothing that was written may be used.
+    pub(super) fn failed(&self) -> Option<Why> {
+        self.failed
+    }
+
     pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         if let (Token::Word, None) = (&self.token, self.failed) {
             self.end_word(Scan { rules, depth: self.depth }, out, findings)?;

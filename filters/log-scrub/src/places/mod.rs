@@ -99,6 +99,20 @@ impl Body {
         }
     }
 
+    /// Ends it where it is, though more of it would come: what was written is clean, and what is not decided is dropped.
+    ///
+    /// # Errors
+    /// Why nothing that was written may be used.
+    pub fn cut(self) -> Result<(), Why> {
+        let failed = match self.0 {
+            Inner::Json(json) => json.failed(),
+            Inner::Form(form) => form.failed(),
+            Inner::Multipart(multipart) => multipart.failed(),
+            Inner::Text(lines) => lines.failed(),
+        };
+        failed.map_or(Ok(()), Err)
+    }
+
     /// Writes the rest: no more parts come.
     ///
     /// # Errors

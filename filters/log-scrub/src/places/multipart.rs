@@ -109,6 +109,11 @@ impl Multipart {
         }
     }
 
+    /// Why nothing that was written may be used.
+    pub(super) fn failed(&self) -> Option<Why> {
+        self.failed
+    }
+
     pub(super) fn finish(self) -> Result<(), Why> {
         match (self.failed, self.phase) {
             (Some(why), _) => Err(why),

@@ -11,7 +11,6 @@ use crate::{Findings, Rule, Rules, Stream, fields};
 use alloc::borrow::Cow;
 use kit::alloc;
 use kit::prelude::*;
-use memchr::memmem::Finder;
 
 /// The longest name.
 const NAME: usize = 64;
@@ -107,6 +106,11 @@ impl Lines {
         self.line.clear();
     }
 
+    /// Why nothing that was written may be used.
+    pub(super) fn failed(&self) -> Option<Why> {
+        self.failed.then_some(Why::Encoding)
+    }
+
     pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
         if !self.line.is_empty() {
             self.end(rules, out, findings);
@@ -148,10 +152,12 @@ impl Scan<'_> {
     fn assigned<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);
         let rest = |from: usize| text.get(from..).unwrap_or(&[]);
-        let dashes = Finder::new(b"--");
         let mut sign =
             Next::new(|from| memchr::memchr3(b'=', b':', b'<', rest(from)).map(|at| from.saturating_add(at)));
-        let mut option = Next::new(|from| dashes.find(rest(from)).map(|at| from.saturating_add(at)));
+        let mut option = Next::new(|from| {
+            let dashes = memchr::memchr_iter(b'-', rest(from)).map(|at| from.saturating_add(at));
+            dashes.into_iter().find(|at| text.get(at.saturating_add(1)) == Some(&b'-'))
+        });
         let mut from = 0_usize;
         while let Some(at) = [sign.from(from), option.from(from)].into_iter().flatten().min() {
             let found = match text.get(at) {

@@ -174,6 +174,10 @@ fn is_known(item: &Item, body: Option<BodyKind>) -> bool {
         "phone" => item.before.ends_with('(') || (item.text.contains(' ') && !read_once),
         // After a value that goes on to its end, as a JWT does, the next match of a rule of one's own is lost.
         "staff" => body == Some(BodyKind::Text),
+        // One that begins in a line too long to be looked at goes on in the next.
+        "private_key" => body == Some(BodyKind::Text) && item.before.len() > 1000,
+        // In `authorization: (bearer …` the first word is taken for the value.
+        "credentials" => body == Some(BodyKind::Text) && item.name.contains("authorization") && !item.before.is_empty(),
         // `id-card` says nothing.
         "cn_id" => digits == 15 && matches!(item.place, Place::Header | Place::ResponseHeader),
         _ => false,
