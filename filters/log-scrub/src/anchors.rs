@@ -419,7 +419,7 @@ mod tests {
             prop_assert_eq!(&found, &expected);
 
             // Fewer and more in turn.
-            let in_turn = |position: usize| if position / 3 % 2 == 0 { wanted & 0xfa } else { wanted };
+            let in_turn = |position: usize| if (position / 3).is_multiple_of(2) { wanted & 0xfa } else { wanted };
             let (mut found, mut from, mut anchors) = (Vec::new(), 0, Anchors::new(&text));
             while from < text.len() {
                 let limit = from / 3 * 3 + 3;

@@ -456,11 +456,11 @@ mod tests {
     /// Changes in each round, at each level.
     fn hard(rules: &Rules, text: &[u8], levels: u8, calls: &mut u32, findings: &mut Findings) -> Option<Vec<u8>> {
         settle(text, findings, |text, findings| {
-            *calls += 1;
+            *calls = calls.saturating_add(1);
             rules.scrub("", text, findings);
             match levels {
                 0 => Some([text, b"x"].concat()),
-                _ => hard(rules, text, levels - 1, calls, findings),
+                _ => hard(rules, text, levels.saturating_sub(1), calls, findings),
             }
         })
     }
