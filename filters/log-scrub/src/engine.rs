@@ -21,6 +21,9 @@ pub struct Rule(usize);
 pub struct Findings {
     by_rule: Vec<u32>,
     unscanned: u32,
+    /// How many bytes were looked at, each time counted, and how many may be before what is looked at is given up.
+    looked: u64,
+    most: Option<u64>,
 }
 
 impl Findings {
@@ -48,6 +51,39 @@ impl Findings {
     /// How many parts of values could not be looked at: `[UNSCANNED]` stands for each.
     pub fn unscanned(&self) -> u32 {
         self.unscanned
+    }
+
+    /// Begins a value that is taken apart, if it is no part of one. However it is taken apart, no more is looked at than
+    /// so often its length: only texts made to be slow come near.
+    pub(crate) fn begin(&mut self, length: usize) -> bool {
+        const TIMES: u64 = 256;
+        const LEAST: u64 = 64 << 10;
+        let begins = self.most.is_none();
+        if begins {
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            self.most = Some(self.looked.saturating_add(length.saturating_mul(TIMES)).saturating_add(LEAST));
+        }
+        begins
+    }
+
+    /// Whether that much was looked at.
+    pub(crate) fn is_over(&self) -> bool {
+        self.most.is_some_and(|most| self.looked > most)
+    }
+
+    /// The value of [`Findings::begin`] has ended; for a whole one that was given up, one is counted.
+    pub(crate) fn end(&mut self, unscanned: u32) -> bool {
+        let over = self.is_over();
+        self.most = None;
+        if over {
+            self.unscanned = unscanned.saturating_add(1);
+        }
+        over
+    }
+
+    /// Takes over what was looked at for nothing.
+    pub(crate) fn looked_as(&mut self, other: &Self) {
+        self.looked = other.looked;
     }
 
     pub(crate) fn add_unscanned(&mut self) {
@@ -276,6 +312,8 @@ impl Rules {
         if let Some(rule) = self.field(name) {
             return Cow::Owned(self.cover(rule, value, findings));
         }
+        // Each look costs something, however short the text is.
+        findings.looked = findings.looked.saturating_add(u64::try_from(value.len()).unwrap_or(0)).saturating_add(16);
         let mut state = State::new(name);
         let mut out = Vec::new();
         let settled = self.run(&mut state, value, true, &mut out, findings);

@@ -245,6 +245,7 @@ impl<'r> Scan<'r> {
                 *findings = found;
                 return (clean != text).then_some(clean);
             }
+            findings.looked_as(&found);
         }
         let is_word = || !text.iter().any(|byte| matches!(byte, 0..=b' ' | b'"' | b'<'));
         if url::looks_so(text) && is_word() {
@@ -268,10 +269,27 @@ impl<'r> Scan<'r> {
 fn settle(
     text: &[u8],
     findings: &mut Findings,
+    once: impl FnMut(&[u8], &mut Findings) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    if findings.is_over() {
+        return (text != UNSCANNED).then(|| UNSCANNED.into());
+    }
+    let unscanned = findings.unscanned();
+    let begins = findings.begin(text.len());
+    let clean = rounds(text, findings, once);
+    if begins && findings.end(unscanned) { Some(UNSCANNED.into()) } else { clean }
+}
+
+fn rounds(
+    text: &[u8],
+    findings: &mut Findings,
     mut once: impl FnMut(&[u8], &mut Findings) -> Option<Vec<u8>>,
 ) -> Option<Vec<u8>> {
     let mut clean = once(text, findings)?;
     for _ in 0..ROUNDS {
+        if findings.is_over() {
+            break;
+        }
         match once(&clean, findings) {
             Some(again) => clean = again,
             None => return Some(clean),
@@ -435,6 +453,33 @@ mod tests {
         ] {
             assert!(Scan::new(&rules).is_plain(text.as_bytes()), "{text}");
         }
+    }
+
+    /// Changes in each round, at each level.
+    fn hard(rules: &Rules, text: &[u8], levels: u8, calls: &mut u32, findings: &mut Findings) -> Option<Vec<u8>> {
+        settle(text, findings, |text, findings| {
+            *calls = calls.saturating_add(1);
+            rules.scrub("", text, findings);
+            match levels {
+                0 => Some([text, b"x"].concat()),
+                _ => hard(rules, text, levels.saturating_sub(1), calls, findings),
+            }
+        })
+    }
+
+    #[test]
+    fn no_value_is_looked_at_too_often() {
+        let (rules, mut findings, mut calls) = (Rules::new(&Config::default()).unwrap(), Findings::default(), 0);
+        let text = [b'a'; 4096];
+        // Ten levels of nine rounds would be thousands of millions.
+        assert_eq!(hard(&rules, &text, 10, &mut calls, &mut findings).as_deref(), Some(UNSCANNED));
+        // So many short looks as the bytes that are granted.
+        assert!(calls < 256 * 4096 / 16, "{calls}");
+        assert_eq!(findings.unscanned(), 1);
+        // The next has as much again.
+        let mut once = 0;
+        assert_eq!(hard(&rules, &text, 10, &mut once, &mut findings).as_deref(), Some(UNSCANNED));
+        assert_eq!((once, findings.unscanned()), (calls, 2));
     }
 
     #[test]
