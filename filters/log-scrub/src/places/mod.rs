@@ -199,7 +199,7 @@ impl<'r> Scan<'r> {
                     let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
                     let length = before.iter().rev().take_while(is_word).count();
                     let (rest, name) = before.split_at_checked(at.saturating_sub(length)).unwrap_or((before, &[]));
-                    let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'"' | b'\''));
+                    let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'"' | b'\'' | b'`'));
                     if (joint && !rest.ends_with(b"; ")) || (!name.is_empty() && self.rules.may_be_field(name)) {
                         return false;
                     }
@@ -401,6 +401,7 @@ mod tests {
             "ann",
             "example.com",
             "\\",
+            "`",
             "ghp_",
             "eyJ",
             "secret",
