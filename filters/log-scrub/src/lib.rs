@@ -26,6 +26,7 @@ pub mod places;
 mod testing;
 mod view;
 
+pub use detectors::detectors;
 pub use engine::{Findings, Rule, Rules, Stream};
 
 use alloc::borrow::Cow;

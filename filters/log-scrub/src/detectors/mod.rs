@@ -9,6 +9,7 @@ mod aws_key;
 mod card;
 mod cn_id;
 mod cn_mobile;
+mod credentials;
 mod email;
 mod github_token;
 mod gitlab_token;
@@ -20,7 +21,7 @@ mod npm_token;
 mod phone;
 mod private_key;
 mod pypi_token;
-mod scheme;
+
 mod slack_token;
 mod stripe_key;
 mod us_ssn;
@@ -158,7 +159,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::SCHEME,
-        find: Find::Anchor(scheme::find),
+        find: Find::Anchor(credentials::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -298,6 +299,11 @@ pub(crate) const ALL: &[Detector] = &[
         normal: Normal::Lower,
     },
 ];
+
+/// Every detector: its name, its pack, and whether it looks where nothing is configured.
+pub fn detectors() -> impl Iterator<Item = (&'static str, Pack, bool)> {
+    ALL.iter().map(|detector| (detector.name, detector.pack, detector.default))
+}
 
 impl Found {
     /// Whether it comes before another: further left, or as far and longer.
