@@ -138,7 +138,7 @@ impl Rules {
             (None, None) => None,
             (Some(key), None) => Some(("hmac_key", key.0.clone())),
             (None, Some(name)) => {
-                let missing = "is no environment variable of the VM, set it in its configuration";
+                let missing = "is no variable of the environment, set it; in a proxy, in its VM's configuration";
                 let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
                 Some(("hmac_key_env", key))
             }

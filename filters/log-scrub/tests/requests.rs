@@ -317,7 +317,7 @@ fn the_key_comes_from_the_environment() {
         let done = proxy.exchange("in", 0, &request, &ok(&[]));
         // What HMAC-SHA-256 of 123456789 begins with.
         assert_eq!(state(&done, "path").unwrap(), "/[us_ssn_d1be6505f2b72976]", "{how}");
-        for (key, problem) in [(None, "is no environment variable of the VM"), (Some("short"), "is too short")] {
+        for (key, problem) in [(None, "is no variable of the environment"), (Some("short"), "is too short")] {
             let (proxy, taken) = with(&code, key);
             let said: Vec<String> = proxy.log().into_iter().map(|line| line.text).collect();
             assert!(
