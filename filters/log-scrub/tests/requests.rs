@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::as_conversions,
     clippy::arithmetic_side_effects,
     reason = "a test that is wrong shall stop"
 )]
