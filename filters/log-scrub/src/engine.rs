@@ -3,12 +3,13 @@
 use crate::action::{self, Action, Cover};
 use crate::anchors::{self, Anchors};
 use crate::config::{Config, How, Kind};
-use crate::detectors::{self, Found, Look, Normal, Step, Tail};
+use crate::detectors::{self, Found, Look, Normal, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
 use crate::own::Own;
 use crate::view::{AHEAD, BEHIND, Before, View};
 use alloc::borrow::Cow;
+use core::ops::Range;
 use kit::prelude::*;
 use kit::{Refusal, alloc};
 
@@ -490,6 +491,11 @@ impl Rules {
         }
     }
 
+    /// Where the values are that are found in a text of this name, of those whose anchor is before a limit.
+    pub(crate) fn values<'t>(&'t self, name: &str, text: &'t [u8], limit: usize) -> Values<'t> {
+        Values { rules: self, state: State::new(name), text, at: 0, limit }
+    }
+
     /// A scrubber for text that comes in parts. The name is as in [`Rules::scrub`], but for covering it whole.
     pub fn stream(&self, name: &str) -> Stream {
         Stream { state: State::new(name), held: Vec::new() }
@@ -537,23 +543,9 @@ struct Inside {
 impl Inside {
     /// Takes what belongs to the value, and says how much that was and whether the value ended.
     fn push(&mut self, text: &[u8]) -> (usize, bool) {
-        let mut taken = 0_usize;
-        let mut ended = false;
-        for byte in text {
-            match self.tail.step(*byte) {
-                Step::In => taken = taken.saturating_add(1),
-                Step::Last => {
-                    taken = taken.saturating_add(1);
-                    ended = true;
-                }
-                Step::Out => ended = true,
-            }
-            if ended {
-                break;
-            }
-        }
+        let (taken, ended) = self.tail.of(text);
         self.cover.push(text.get(..taken).unwrap_or(text));
-        (taken, ended || matches!(self.tail, Tail::None))
+        (taken, ended)
     }
 }
 
@@ -575,6 +567,33 @@ impl State {
         self.skip_all = self.skip_all.saturating_sub(by);
         self.own.iter_mut().for_each(|next| *next = next.saturating_sub(by));
         self.skip.iter_mut().for_each(|skip| *skip = skip.saturating_sub(by));
+    }
+}
+
+/// Where values are in a text.
+pub(crate) struct Values<'t> {
+    rules: &'t Rules,
+    state: State,
+    text: &'t [u8],
+    at: usize,
+    limit: usize,
+}
+
+impl Iterator for Values<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let rest = self.text.get(self.at..)?;
+        let limit = self.limit.min(self.text.len()).saturating_sub(self.at);
+        let (_, found) = self.rules.next(&mut self.state, rest, limit)?;
+        let (start, end) = (found.start.saturating_sub(BEHIND), found.end.saturating_sub(BEHIND));
+        let mut tail = found.tail;
+        let end = end.saturating_add(tail.of(rest.get(end..).unwrap_or(&[])).0);
+        self.state.before.note(rest.get(..end).unwrap_or(rest));
+        self.state.moved(end);
+        let from = self.at;
+        self.at = from.saturating_add(end);
+        Some(from.saturating_add(start)..self.at)
     }
 }
 
@@ -615,6 +634,13 @@ impl Stream {
                 self.held.drain(..done.min(self.held.len()));
             }
         }
+    }
+
+    /// What of a value goes on behind all that came; none of it is written after this.
+    pub(crate) fn goes_on(mut self, rules: &Rules) -> Option<Tail> {
+        // Where no value ends; what came is decided with so much behind it.
+        self.push(rules, &[b'\n'; Self::PIECE], &mut Vec::new(), &mut Findings::default());
+        self.state.inside.map(|inside| inside.tail)
     }
 
     /// Writes the rest: no more parts come.

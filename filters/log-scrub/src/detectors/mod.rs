@@ -119,7 +119,7 @@ pub(crate) enum Tail {
 }
 
 /// Whether a byte belongs to the value.
-pub(crate) enum Step {
+enum Step {
     /// It does.
     In,
     /// It does, as the last.
@@ -129,7 +129,19 @@ pub(crate) enum Step {
 }
 
 impl Tail {
-    pub(crate) fn step(&mut self, byte: u8) -> Step {
+    /// How much of a text belongs to the value, and whether it ended.
+    pub(crate) fn of(&mut self, text: &[u8]) -> (usize, bool) {
+        for (at, byte) in text.iter().enumerate() {
+            match self.step(*byte) {
+                Step::In => {}
+                Step::Last => return (at.saturating_add(1), true),
+                Step::Out => return (at, true),
+            }
+        }
+        (text.len(), matches!(self, Self::None))
+    }
+
+    fn step(&mut self, byte: u8) -> Step {
         match self {
             Self::None => Step::Out,
             Self::Token => {
