@@ -27,6 +27,7 @@ mod stripe_key;
 mod us_ssn;
 mod vendors;
 
+pub(crate) use card::may_begin as may_begin_card;
 pub(crate) use email::covering as email_covering;
 pub(crate) use ip::network as ip_network;
 
