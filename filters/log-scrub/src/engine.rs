@@ -120,6 +120,9 @@ struct Compiled {
     on: bool,
 }
 
+/// The longest text that replaces a value.
+const WITH: usize = 64;
+
 /// The rule of [`Names`].
 const FIELD: usize = detectors::ALL.len();
 
@@ -155,6 +158,10 @@ impl Rules {
                 Kind::Mask => Action::Mask,
                 Kind::Partial => Action::Partial { first: small(how.first.get()), last: small(how.last.get()) },
                 Kind::Drop => Action::Drop,
+                // It may stand there often: what is left must not become many times as long as what came.
+                Kind::Replace if how.with.len() > WITH || how.with.contains(char::is_control) => {
+                    return Err(Refusal::at("with", "is too long or not in one line, give up to 64 bytes"));
+                }
                 Kind::Replace => Action::Replace(how.with.as_bytes().into()),
                 Kind::Hmac => {
                     let key = key.clone().ok_or_else(|| Refusal::at("kind", "needs a key, give `hmac_key`"))?;

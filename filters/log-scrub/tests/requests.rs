@@ -344,6 +344,12 @@ fn a_wrong_configuration_is_refused_with_the_place_and_the_cure() {
         (r#"{"hmac_key": "abc"}"#, "hmac_key", "is too short, give 32 bytes at least"),
         (r#"{"hmac_key": "0123456789abcdef0123456789abcdef", "hmac_key_env": "A"}"#, "hmac_key_env", "is given beside"),
         (r#"{"action": {"kind": "replace", "with": "ann@example.com"}}"#, "", "is itself what a rule finds"),
+        (r#"{"action": {"kind": "replace", "with": "a\nb"}}"#, "action.with", "is too long or not in one line"),
+        (
+            r#"{"detectors": [{"name": "card", "action": {"kind": "replace", "with": "....................................................................."}}]}"#,
+            "detectors[0].action.with",
+            "is too long or not in one line, give up to 64 bytes",
+        ),
     ] {
         let said = refused(configuration);
         assert!(said.contains(&format!("`{place}")) || place.is_empty(), "{configuration}: {said}");
