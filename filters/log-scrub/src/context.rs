@@ -77,11 +77,18 @@ fn written(text: &[u8], word: &[u8]) -> Option<(u8, usize)> {
 }
 
 /// Names of what is a number and nobody's secret.
-const OTHERS: [&[u8]; 22] = [
+const OTHERS: [&[u8]; 29] = [
     b"order",
     b"invoice",
     b"trace",
     b"span",
+    b"spanid",
+    b"parent",
+    b"b3",
+    b"nonce",
+    b"cursor",
+    b"offset",
+    b"hash",
     b"request",
     b"req",
     b"timestamp",
