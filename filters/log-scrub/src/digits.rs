@@ -256,7 +256,7 @@ fn pass(view: &View<'_>, until: usize) -> usize {
         let (group, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
         let [sign @ (b' ' | b'-' | b'.'), b'0'..=b'9', ..] = after else { break };
         // What begins with three digits has two or four in the next group.
-        if (before == 3 && matches!(length, 2 | 4)) || !begins_nothing(group, after) {
+        if (before == 3 && matches!(length, 2 | 4)) || !begins_nothing(group, rest) {
             break;
         }
         before = if *sign == b'.' { 0 } else { length };
@@ -276,14 +276,14 @@ fn pass(view: &View<'_>, until: usize) -> usize {
 }
 
 /// Whether no value begins with a group that is joined to others, and that has no word and no sign before it.
-fn begins_nothing(group: &[u8], after: &[u8]) -> bool {
+fn begins_nothing(group: &[u8], row: &[u8]) -> bool {
     match (group.len(), group) {
-        (1 | 5..=7 | 9 | 10, _) => true,
+        // With three digits, what follows was not such.
+        (1 | 3 | 5..=7 | 9 | 10, _) => true,
         // Perhaps the country of a mobile number.
         (2, _) => !group.starts_with(b"8"),
-        (3, _) => !group.starts_with(b"0"),
         (4, b"0086") => false,
-        (4 | 8, _) => !detectors::may_begin_card(group, after),
+        (4 | 8, _) => !detectors::may_begin_card(row),
         _ => false,
     }
 }
@@ -373,6 +373,17 @@ mod tests {
             let finds = || finds().filter(|(_, find)| matches!(find, Find::Digits(_)));
             let expected = all(text.as_bytes(), name, |view, tried| look(view, tried, finds()));
             prop_assert_eq!(all(text.as_bytes(), name, |view, tried| find(view, tried, finds())), expected, "{}", text);
+        }
+    }
+
+    #[test]
+    fn a_card_is_found_however_long_the_row_before_is() {
+        let finds = || detectors::ALL.iter().enumerate().map(|(rule, detector)| (rule, &detector.find));
+        let finds = || finds().filter(|(_, find)| matches!(find, Find::Digits(_)));
+        for count in 0..450 {
+            let text = "1111 ".repeat(count) + "4111 1111 1111 1111";
+            let found = all(text.as_bytes(), "", |view, tried| find(view, tried, finds()));
+            assert_eq!(found.len(), 1, "{count}");
         }
     }
 

@@ -105,8 +105,8 @@ impl Findings {
 pub struct Rules {
     /// The detectors as in [`detectors::ALL`], then fields, then one's own.
     all: Vec<Compiled>,
-    /// The detectors that are on, by anchor.
-    by_anchor: [Vec<(usize, Find)>; anchors::COUNT],
+    /// The detectors that are on, by anchor, with their [`Find::heads`].
+    by_anchor: [Vec<(usize, u64, Find)>; anchors::COUNT],
     /// The anchors of all detectors that are on.
     wanted: u8,
     names: Names,
@@ -214,13 +214,13 @@ impl Rules {
             all.push(Compiled { name: (*config.name).into(), action, normal: Normal::Exact, on: true });
         }
 
-        let mut by_anchor: [Vec<(usize, Find)>; anchors::COUNT] = Default::default();
+        let mut by_anchor: [Vec<(usize, u64, Find)>; anchors::COUNT] = Default::default();
         let mut wanted = 0;
         for (index, (detector, _)) in detectors::ALL.iter().zip(&all).enumerate().filter(|(_, (_, rule))| rule.on) {
             wanted |= detector.anchors;
             for (bit, list) in by_anchor.iter_mut().enumerate() {
                 if detector.anchors >> bit & 1 == 1 {
-                    list.push((index, detector.find));
+                    list.push((index, detector.find.heads(), detector.find));
                 }
             }
         }
@@ -428,7 +428,7 @@ impl Rules {
     /// The address that a value is a part of, else the value. Only an address begins before an anchor that may be a
     /// part of it.
     fn with_address(&self, view: &View<'_>, value: (usize, Found)) -> (usize, Found) {
-        let Some((rule, _)) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
+        let Some((rule, ..)) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
         match detectors::email_covering(view, value.1.start) {
             Some(address) if address.before(&value.1) => (*rule, address),
             _ => value,
@@ -466,6 +466,7 @@ impl Rules {
                 continue;
             }
             let view = View::new(&state.before, text, at);
+            let head = detectors::head(text.get(at).copied().unwrap_or(0));
             let mut best: Option<(usize, Found)> = None;
             let mut kinds = kinds;
             while let Ok(bit) = usize::try_from(kinds.trailing_zeros())
@@ -473,12 +474,13 @@ impl Rules {
             {
                 kinds &= !(1 << bit);
                 let found = if 1 << bit == anchors::DIGITS {
-                    let finds = list.iter().map(|(rule, find)| (*rule, find));
+                    let finds = list.iter().map(|(rule, _, find)| (*rule, find));
                     digits::find(&view, skip.saturating_add(BEHIND), finds)
                         .map_err(|until| *skip = until.saturating_sub(BEHIND))
                         .ok()
                 } else {
-                    list.iter().find_map(|(rule, find)| match find.at_anchor(&view) {
+                    let mut here = list.iter().filter(|(_, heads, _)| heads & head != 0);
+                    here.find_map(|(rule, _, find)| match find.at_anchor(&view) {
                         Look::Found(found) => Some((*rule, found)),
                         Look::Until(until) => {
                             *skip = until.saturating_sub(BEHIND);
