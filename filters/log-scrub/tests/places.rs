@@ -218,6 +218,15 @@ fn json_values() {
             r#"{"a":"{\"password\":\"[field]\",\"b\":\"{\\\"token\\\":\\\"[field]\\\"}\"}"}"#,
         ),
         (r#"{"url":"https://x.example/?token=abc&a=1"}"#, r#"{"url":"https://x.example/?token=[field]&a=1"}"#),
+        // Paths and words that are percent-encoded.
+        (r#"{"path":"/users/bob%40example.com"}"#, r#"{"path":"/users/[email]"}"#),
+        (r#"{"u":"bob%40example.com","v":["%62ob\u002540example.com"]}"#, r#"{"u":"[email]","v":["[email]"]}"#),
+        (r#"{"tel":"%2B49%2030%208156067","u":"bob%2540example.com"}"#, r#"{"tel":"[phone]","u":"[email]"}"#),
+        (
+            r#"{"u":"see bob%40example.com","n":"100%","m":"5%20 %zz"}"#,
+            r#"{"u":"see [email]","n":"100%","m":"5%20 %zz"}"#,
+        ),
+        (r#"{"u":"/a%20b/%zz","v":"%7ebob"}"#, r#"{"u":"/a%20b/%zz","v":"%7ebob"}"#),
         ("{\"a\":1}\n{\"password\":\"x\"}\n", "{\"a\":1}\n{\"password\":\"[field]\"}\n"),
         (r#"{"a":"[1] 4111 1111 1111 1111"}"#, r#"{"a":"[1] [card]"}"#),
         (r#"["a\\","b\"",{"c\\":"\\\""}]"#, r#"["a\\","b\"",{"c\\":"\\\""}]"#),
@@ -273,6 +282,47 @@ fn long_strings() {
     for sizes in [[1, 1], [4095, 3], [65_536, 1], [7, 70_000]] {
         let (result, out, found) = pass(&rules, Body::json(), text.as_bytes(), &sizes);
         assert!(result.is_ok() && out == expected.as_bytes() && found == 2, "{sizes:?}");
+    }
+}
+
+/// One that is longer than is held, and would be decoded.
+#[test]
+fn long_strings_that_are_encoded() {
+    let long = "ab".repeat(35_000);
+    for (text, expected, unscanned) in [
+        (format!("https://x.example/?mail=bob%40example.com&x={long}"), "[UNSCANNED]", 1),
+        (format!("/users/bob%40example.com/{long}"), "[UNSCANNED]", 1),
+        (format!("bob%40example.com,{long}"), "[UNSCANNED]", 1),
+        (format!("a=b&password=hunter2&c={long}"), "[UNSCANNED]", 1),
+        // Where it was not seen before a part of it was written.
+        (format!("{long},bob%40example.com"), &*format!("{long},bob[UNSCANNED]"), 1),
+        (format!("{long}&password=hunter2"), &*format!("{long}&password[UNSCANNED]"), 1),
+        (format!("{long}, 100% of a=b"), &*format!("{long}, 100% of a=b"), 0),
+        (format!("x {long} bob%40example.com"), &*format!("x {long} [UNSCANNED]"), 1),
+        (format!("{long}=="), &*format!("{long}=="), 0),
+    ] {
+        let (text, expected) = (format!(r#"{{"a":"{text}","b":1}}"#), format!(r#"{{"a":"{expected}","b":1}}"#));
+        let rules = with(Kind::Mask, &[]);
+        for sizes in [[usize::MAX, 1], [4095, 3], [65_536, 1], [7, 70_000]] {
+            let (mut out, mut findings, mut body, mut rest) =
+                (Vec::new(), Findings::default(), Body::json(), text.as_bytes());
+            for size in sizes.iter().cycle() {
+                let (part, after) = rest.split_at((*size).min(rest.len()));
+                body.push(&rules, part, &mut out, &mut findings);
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            body.finish(&rules, &mut out, &mut findings).unwrap();
+            let start: String = text.chars().take(60).collect();
+            assert!(
+                out == expected.as_bytes(),
+                "{start} in {sizes:?}: {}",
+                String::from_utf8_lossy(&out[out.len().saturating_sub(80)..])
+            );
+            assert_eq!(findings.unscanned(), unscanned, "{start} in {sizes:?}");
+        }
     }
 }
 
@@ -747,6 +797,8 @@ fn texts() {
         ("\"GET /users/bob%40example.com HTTP/1.1\"", "\"GET /users/[email] HTTP/1.1\""),
         ("(https://a.example/?card=4111+1111+1111+1111), ok", "(https://a.example/?card=[card]), ok"),
         ("mail bob@example.com", "mail [email]"),
+        ("mail bob%40example.com, or bob%2540example.com.", "mail [email], or [email]."),
+        ("q=1&mail=bob%40example.com&pass%77ord=x y", "q=1&mail=[email]&pass%77ord=[field] y"),
         // Brackets around a value, and before its scheme.
         ("authorization: (bearer abc)", "authorization: [field]"),
         ("authorization: <Basic abc>, x", "authorization: [field], x"),
