@@ -432,7 +432,8 @@ impl Rules {
     /// part of it.
     fn with_address(&self, view: &View<'_>, value: (usize, Found)) -> (usize, Found) {
         let Some((rule, ..)) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
-        match detectors::email_covering(view, value.1.start) {
+        let known = (value.0 == *rule).then(|| view.anchor());
+        match detectors::email_covering(view, value.1.start, known) {
             Some(address) if address.before(&value.1) => (*rule, address),
             _ => value,
         }

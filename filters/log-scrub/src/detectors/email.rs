@@ -63,10 +63,10 @@ pub(super) fn find(view: &View<'_>) -> Look {
     address(view, view.anchor()).into()
 }
 
-/// The address that a value found at `start` is a part of.
-pub(crate) fn covering(view: &View<'_>, start: usize) -> Option<Found> {
+/// The address that a value found at `start` is a part of, other than one `known` by its `@`.
+pub(crate) fn covering(view: &View<'_>, start: usize, known: Option<usize>) -> Option<Found> {
     let end = view.skip(start, |byte| is_local(byte) || byte >= 0x80);
-    if view.at(end) != b'@' || end.saturating_sub(start) > LOCAL {
+    if known == Some(end) || view.at(end) != b'@' || end.saturating_sub(start) > LOCAL {
         return None;
     }
     address(view, end).filter(|address| address.start <= start)

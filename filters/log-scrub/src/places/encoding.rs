@@ -1,6 +1,6 @@
 //! Percent-encoding, in layers, and UTF-8 in parts.
 
-use super::{Scan, settle};
+use super::{Scan, UNSCANNED, settle};
 use crate::Findings;
 use alloc::borrow::Cow;
 use kit::alloc;
@@ -41,12 +41,28 @@ pub(super) const QUERY: Code = Code { usual: Layer::Plus, signs: b"!$'()+,/:@<>"
 impl Code {
     /// Cleans a text in every reading, the one in which most is found first; none if there was nothing to find.
     pub(super) fn clean(self, scan: Scan<'_>, name: &str, raw: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        if memchr::memchr2(b'%', b'+', raw).is_none() && !scan.may_change(raw) {
+            return None;
+        }
+        // A text in which nothing is left to find: mostly it is read again.
+        let mut settled: Option<Vec<u8>> = None;
         settle(raw, findings, |raw, findings| {
             let mut clean: Option<Vec<u8>> = None;
             for layers in readings(scan, name, raw) {
                 let Some(text) = read(layers, clean.as_deref().unwrap_or(raw)) else { continue };
+                if settled.as_deref() == Some(&*text) {
+                    continue;
+                }
                 if let Some(text) = scan.value(name, &text, findings) {
-                    clean = Some(layers.iter().rev().fold(text, |text, layer| self.encode(*layer, &text)));
+                    clean = Some(
+                        layers
+                            .iter()
+                            .rev()
+                            .fold(Cow::Borrowed(&*text), |text, layer| Cow::Owned(self.encode(*layer, &text)))
+                            .into_owned(),
+                    );
+                    // What could not be looked at may stand there too.
+                    settled = Some(text).filter(|text| text != UNSCANNED);
                 }
             }
             clean
@@ -91,6 +107,9 @@ impl Code {
 /// finds, such as the last groups of a number.
 fn readings(scan: Scan<'_>, name: &str, raw: &[u8]) -> [&'static [Layer]; 4] {
     let mut all = READINGS;
+    if memchr::memchr2(b'%', b'+', raw).is_none() {
+        return all;
+    }
     if READINGS.iter().skip(1).any(|layers| read(layers, raw).is_some()) {
         all.sort_by_cached_key(|layers| {
             let found = read(layers, raw).map_or(0, |text| {
@@ -105,21 +124,22 @@ fn readings(scan: Scan<'_>, name: &str, raw: &[u8]) -> [&'static [Layer]; 4] {
 /// Takes layers off; none if another reading gives the same text.
 fn read<'t>(layers: &[Layer], raw: &'t [u8]) -> Option<Cow<'t, [u8]>> {
     let (last, outer) = layers.split_last()?;
-    let mut text = Cow::Borrowed(raw);
-    for layer in outer {
-        text = Cow::Owned(decode(*layer, &text).into_owned());
-    }
+    let text = outer.iter().fold(Cow::Borrowed(raw), |text, layer| peel(*layer, text));
     let tells = match last {
-        Layer::Plus => text.contains(&b'+'),
-        Layer::Percent => outer.is_empty() || text.contains(&b'%'),
+        Layer::Plus => memchr::memchr(b'+', &text).is_some(),
+        Layer::Percent => outer.is_empty() || memchr::memchr(b'%', &text).is_some(),
     };
-    if !tells {
-        return None;
+    tells.then(|| peel(*last, text))
+}
+
+fn peel(layer: Layer, text: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    match text {
+        Cow::Borrowed(text) => decode(layer, text),
+        Cow::Owned(text) => match decode(layer, &text) {
+            Cow::Owned(inner) => Cow::Owned(inner),
+            Cow::Borrowed(_) => Cow::Owned(text),
+        },
     }
-    Some(match text {
-        Cow::Borrowed(text) => decode(*last, text),
-        Cow::Owned(text) => Cow::Owned(decode(*last, &text).into_owned()),
-    })
 }
 
 fn decode(layer: Layer, raw: &[u8]) -> Cow<'_, [u8]> {
@@ -172,6 +192,57 @@ pub(super) fn goes_on_as_utf8(partial: &mut Vec<u8>, part: &[u8]) -> bool {
         Err(error) => {
             partial.extend_from_slice(rest.get(error.valid_up_to()..).unwrap_or(&[]));
             error.error_len().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rules;
+    use crate::config::{Config, Pack};
+    use proptest::prelude::*;
+
+    /// As [`Code::clean`], with every text looked at.
+    fn slowly(code: Code, scan: Scan<'_>, name: &str, raw: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        settle(raw, findings, |raw, findings| {
+            let mut clean: Option<Vec<u8>> = None;
+            for layers in readings(scan, name, raw) {
+                let Some(text) = read(layers, clean.as_deref().unwrap_or(raw)) else { continue };
+                if let Some(text) = scan.value(name, &text, findings) {
+                    clean = Some(layers.iter().rev().fold(text, |text, layer| code.encode(*layer, &text)));
+                }
+            }
+            clean
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn what_is_settled_needs_no_second_look(
+            name in prop::sample::select(vec!["", "phone", "a"]),
+            depth in 0_u8..4,
+            parts in prop::collection::vec(prop_oneof![
+                4 => prop::sample::select(vec!["a@b.co", "//", "a", "4111111111111111", "4111+1111+1111+1111", "%2B49", "15112345678",
+                    "%25", "%20", "+", "%", "=", "token=", "?", "&", ";", "/", "{\"a\":", "\"", "[", "]", "}", "password", "[UNSCANNED]",
+                    "[email]", "https://", "415 555-2671", "phone", "ann%40b.co", "%2540", ":", ",", "Bearer abcdefgh12345678"])
+                    .prop_map(str::to_owned),
+                1 => "[ -~]{1,3}",
+            ], 0..9),
+        ) {
+            let packs = Some(vec![Pack::Secrets, Pack::Pii, Pack::PiiCn, Pack::Financial]);
+            let rules = Rules::new(&Config { packs, ..Config::default() }).unwrap();
+            let scan = Scan { depth, ..Scan::new(&rules) };
+            let raw = parts.concat().into_bytes();
+            for code in [SEGMENT, AUTHORITY, QUERY] {
+                let (mut found, mut expected) = (Findings::default(), Findings::default());
+                let clean = code.clean(scan, name, &raw, &mut found);
+                prop_assert_eq!(&clean, &slowly(code, scan, name, &raw, &mut expected), "{}", raw.escape_ascii());
+                prop_assert_eq!(found.iter(&rules).collect::<Vec<_>>(), expected.iter(&rules).collect::<Vec<_>>());
+                prop_assert_eq!(found.unscanned(), expected.unscanned());
+            }
         }
     }
 }
