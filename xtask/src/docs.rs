@@ -8,7 +8,7 @@ use latency::Latency;
 use log_scrub::LogScrub;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
-use std::{fs, path::PathBuf};
+use std::{collections::HashMap, fs, path::PathBuf};
 use trace_id::TraceId;
 
 use crate::benchmarks;
@@ -38,13 +38,13 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    Ok([
-        filter::<TraceId>("trace-id")?,
-        filter::<Latency>("latency")?,
-        filter::<LogScrub>("log-scrub")?,
-        benchmarks::pages()?,
-    ]
-    .concat())
+    let mut files = [filter::<TraceId>("trace-id")?, filter::<Latency>("latency")?].concat();
+    for (path, text) in filter::<LogScrub>("log-scrub")? {
+        let text = if path.ends_with("README.md") { fill(&text, "detectors", &detectors()?)? } else { text };
+        files.push((path, text));
+    }
+    files.extend(benchmarks::pages()?);
+    Ok(files)
 }
 
 fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {
@@ -77,9 +77,16 @@ pub(crate) fn marked<'a>(page: &'a str, name: &str) -> Result<(&'a str, &'a str,
 
 /// A row per field, fields of objects by their path.
 fn configuration(schema: &Value) -> Result<String> {
-    let mut rows = String::from("| field | type | default | meaning |\n| --- | --- | --- | --- |\n");
+    let text = String::from("| field | type | default | meaning |\n| --- | --- | --- | --- |\n");
+    let mut rows = Rows { text, kinds: HashMap::new() };
     fields(schema, "", schema.get("properties"), None, &mut rows)?;
-    Ok(rows)
+    Ok(rows.text)
+}
+
+/// Rows of a table, and where an object of each kind was first.
+struct Rows {
+    text: String,
+    kinds: HashMap<String, String>,
 }
 
 fn fields(
@@ -87,23 +94,33 @@ fn fields(
     prefix: &str,
     properties: Option<&Value>,
     defaults: Option<&Value>,
-    rows: &mut String,
+    rows: &mut Rows,
 ) -> Result<()> {
     for (name, property) in properties.and_then(Value::as_object).into_iter().flatten() {
-        let property = resolve(root, property);
         let path = format!("{prefix}{name}");
-        let description = property.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ");
+        // Of two objects of one kind, the second is as the first.
+        let reference = [property].into_iter().chain(any_of(property)).find_map(|p| p.get("$ref")?.as_str());
+        let earlier = reference.and_then(|reference| rows.kinds.insert(reference.to_owned(), path.clone()));
+        let own = property.get("description");
+        let property = resolve(root, property);
+        let description = own.or_else(|| property.get("description")).and_then(Value::as_str).unwrap_or_default();
+        let description = description.replace('\n', " ").replace('|', "\\|");
         ensure!(!description.is_empty(), "`{path}` has no description");
         let default = match property.get("default").or_else(|| defaults.and_then(|d| d.get(name))) {
             None | Some(Value::Object(_)) => String::new(),
             Some(Value::Null) => "none".into(),
             Some(default) => format!("`{default}`"),
         };
-        rows.push_str(&format!("| `{path}` | {} | {default} | {description} |\n", kind(root, property)));
+        if let (Some(earlier), Some(reference)) = (earlier, reference) {
+            rows.text.push_str(&format!("| `{path}` | object, as `{earlier}` | {default} | {description} |\n"));
+            rows.kinds.insert(reference.to_owned(), earlier);
+            continue;
+        }
+        rows.text.push_str(&format!("| `{path}` | {} | {default} | {description} |\n", kind(root, property)));
         for choice in choices(property) {
             if let (Some(value), Some(meaning)) = (choice.get("const"), choice.get("description")) {
                 let (value, meaning) = (value.as_str().unwrap_or_default(), meaning.as_str().unwrap_or_default());
-                rows.push_str(&format!("| | | | `{value}`: {} |\n", meaning.replace('\n', " ")));
+                rows.text.push_str(&format!("| | | | `{value}`: {} |\n", meaning.replace('\n', " ")));
             }
         }
         let object =
@@ -160,6 +177,22 @@ fn kind(root: &Value, property: &Value) -> String {
         ["number"] => format!("number{range}"),
         words => words.join(" or "),
     }
+}
+
+/// A row per detector, with what its file says of it first.
+fn detectors() -> Result<String> {
+    let mut rows = String::from("| detector | pack | by default | what |\n| --- | --- | --- | --- |\n");
+    for (name, pack, default) in log_scrub::detectors() {
+        let path = root()?.join(format!("filters/log-scrub/src/detectors/{name}.rs"));
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let about: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+        let about = about.split(|line| line.is_empty()).next().unwrap_or_default().join(" ");
+        ensure!(!about.is_empty(), "{} does not say what it is", path.display());
+        let pack = serde_json::to_value(pack)?;
+        let (pack, default) = (pack.as_str().unwrap_or_default(), if default { "on" } else { "off" });
+        rows.push_str(&format!("| `{name}` | `{pack}` | {default} | {} |\n", about.replace('|', "\\|")));
+    }
+    Ok(rows)
 }
 
 fn metrics(metrics: &[&Metric]) -> String {

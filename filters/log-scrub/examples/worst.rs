@@ -52,11 +52,11 @@ fn main() {
     let mut found = Vec::new();
     for first in PIECES {
         for second in PIECES {
-            let inner = format!("{first}{second}").repeat(length / (first.len() + second.len()));
+            let (both, times) = (format!("{first}{second}"), length / (first.len() + second.len()));
+            let (inner, half) = (both.repeat(times), both.repeat(times / 2));
             for place in PLACES {
                 let once = |text: &str| cost(place, &rules, text);
-                let half = &inner[..inner.len() / 2 / (first.len() + second.len()) * (first.len() + second.len())];
-                found.push((once(&inner), once(half), place, format!("{first}{second}")));
+                found.push((once(&inner), once(&half), place, both.clone()));
             }
         }
     }

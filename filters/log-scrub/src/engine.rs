@@ -3,7 +3,7 @@
 use crate::action::{self, Action, Cover};
 use crate::anchors::{self, Anchors};
 use crate::config::{Config, How, Kind};
-use crate::detectors::{self, Found, Look, Normal, Tail};
+use crate::detectors::{self, Find, Found, Look, Normal, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
 use crate::own::Own;
@@ -22,6 +22,9 @@ pub struct Rule(usize);
 pub struct Findings {
     by_rule: Vec<u32>,
     unscanned: u32,
+    /// How many bytes were looked at, each time counted, and how many may be before what is looked at is given up.
+    looked: u64,
+    most: Option<u64>,
 }
 
 impl Findings {
@@ -51,6 +54,39 @@ impl Findings {
         self.unscanned
     }
 
+    /// Begins a value that is taken apart, if it is no part of one. However it is taken apart, no more is looked at than
+    /// so often its length: only texts made to be slow come near.
+    pub(crate) fn begin(&mut self, length: usize) -> bool {
+        const TIMES: u64 = 256;
+        const LEAST: u64 = 64 << 10;
+        let begins = self.most.is_none();
+        if begins {
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            self.most = Some(self.looked.saturating_add(length.saturating_mul(TIMES)).saturating_add(LEAST));
+        }
+        begins
+    }
+
+    /// Whether that much was looked at.
+    pub(crate) fn is_over(&self) -> bool {
+        self.most.is_some_and(|most| self.looked > most)
+    }
+
+    /// The value of [`Findings::begin`] has ended; for a whole one that was given up, one is counted.
+    pub(crate) fn end(&mut self, unscanned: u32) -> bool {
+        let over = self.is_over();
+        self.most = None;
+        if over {
+            self.unscanned = unscanned.saturating_add(1);
+        }
+        over
+    }
+
+    /// Takes over what was looked at for nothing.
+    pub(crate) fn looked_as(&mut self, other: &Self) {
+        self.looked = other.looked;
+    }
+
     pub(crate) fn add_unscanned(&mut self) {
         self.unscanned = self.unscanned.saturating_add(1);
     }
@@ -69,8 +105,8 @@ impl Findings {
 pub struct Rules {
     /// The detectors as in [`detectors::ALL`], then fields, then one's own.
     all: Vec<Compiled>,
-    /// The detectors that are on, by anchor.
-    by_anchor: [Vec<usize>; anchors::COUNT],
+    /// The detectors that are on, by anchor, with their [`Find::heads`].
+    by_anchor: [Vec<(usize, u64, Find)>; anchors::COUNT],
     /// The anchors of all detectors that are on.
     wanted: u8,
     names: Names,
@@ -83,6 +119,9 @@ struct Compiled {
     normal: Normal,
     on: bool,
 }
+
+/// The longest text that replaces a value.
+const WITH: usize = 64;
 
 /// The rule of [`Names`].
 const FIELD: usize = detectors::ALL.len();
@@ -103,7 +142,7 @@ impl Rules {
             (None, None) => None,
             (Some(key), None) => Some(("hmac_key", key.0.clone())),
             (None, Some(name)) => {
-                let missing = "is no environment variable of the VM, set it in its configuration";
+                let missing = "is no variable of the environment, set it; in a proxy, in its VM's configuration";
                 let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
                 Some(("hmac_key_env", key))
             }
@@ -119,6 +158,10 @@ impl Rules {
                 Kind::Mask => Action::Mask,
                 Kind::Partial => Action::Partial { first: small(how.first.get()), last: small(how.last.get()) },
                 Kind::Drop => Action::Drop,
+                // It may stand there often: what is left must not become many times as long as what came.
+                Kind::Replace if how.with.len() > WITH || how.with.contains(char::is_control) => {
+                    return Err(Refusal::at("with", "is too long or not in one line, give up to 64 bytes"));
+                }
                 Kind::Replace => Action::Replace(how.with.as_bytes().into()),
                 Kind::Hmac => {
                     let key = key.clone().ok_or_else(|| Refusal::at("kind", "needs a key, give `hmac_key`"))?;
@@ -171,13 +214,13 @@ impl Rules {
             all.push(Compiled { name: (*config.name).into(), action, normal: Normal::Exact, on: true });
         }
 
-        let mut by_anchor: [Vec<usize>; anchors::COUNT] = Default::default();
+        let mut by_anchor: [Vec<(usize, u64, Find)>; anchors::COUNT] = Default::default();
         let mut wanted = 0;
         for (index, (detector, _)) in detectors::ALL.iter().zip(&all).enumerate().filter(|(_, (_, rule))| rule.on) {
             wanted |= detector.anchors;
             for (bit, list) in by_anchor.iter_mut().enumerate() {
                 if detector.anchors >> bit & 1 == 1 {
-                    list.push(index);
+                    list.push((index, detector.find.heads(), detector.find));
                 }
             }
         }
@@ -277,6 +320,8 @@ impl Rules {
         if let Some(rule) = self.field(name) {
             return Cow::Owned(self.cover(rule, value, findings));
         }
+        // Each look costs something, however short the text is.
+        findings.looked = findings.looked.saturating_add(u64::try_from(value.len()).unwrap_or(0)).saturating_add(16);
         let mut state = State::new(name);
         let mut out = Vec::new();
         let settled = self.run(&mut state, value, true, &mut out, findings);
@@ -383,7 +428,7 @@ impl Rules {
     /// The address that a value is a part of, else the value. Only an address begins before an anchor that may be a
     /// part of it.
     fn with_address(&self, view: &View<'_>, value: (usize, Found)) -> (usize, Found) {
-        let Some(rule) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
+        let Some((rule, ..)) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
         match detectors::email_covering(view, value.1.start) {
             Some(address) if address.before(&value.1) => (*rule, address),
             _ => value,
@@ -421,6 +466,7 @@ impl Rules {
                 continue;
             }
             let view = View::new(&state.before, text, at);
+            let head = detectors::head(text.get(at).copied().unwrap_or(0));
             let mut best: Option<(usize, Found)> = None;
             let mut kinds = kinds;
             while let Ok(bit) = usize::try_from(kinds.trailing_zeros())
@@ -428,12 +474,13 @@ impl Rules {
             {
                 kinds &= !(1 << bit);
                 let found = if 1 << bit == anchors::DIGITS {
-                    let finds = list.iter().filter_map(|rule| Some((*rule, &detectors::ALL.get(*rule)?.find)));
+                    let finds = list.iter().map(|(rule, _, find)| (*rule, find));
                     digits::find(&view, skip.saturating_add(BEHIND), finds)
                         .map_err(|until| *skip = until.saturating_sub(BEHIND))
                         .ok()
                 } else {
-                    list.iter().find_map(|rule| match detectors::ALL.get(*rule)?.find.at_anchor(&view) {
+                    let mut here = list.iter().filter(|(_, heads, _)| heads & head != 0);
+                    here.find_map(|(rule, _, find)| match find.at_anchor(&view) {
                         Look::Found(found) => Some((*rule, found)),
                         Look::Until(until) => {
                             *skip = until.saturating_sub(BEHIND);

@@ -26,6 +26,7 @@ pub mod places;
 mod testing;
 mod view;
 
+pub use detectors::detectors;
 pub use engine::{Findings, Rule, Rules, Stream};
 
 use alloc::borrow::Cow;
@@ -192,6 +193,13 @@ struct Target {
     place: Place,
 }
 
+/// A small number that tells most names apart: a request's headers are many, and those that are asked for may be too.
+fn mark(name: &[u8]) -> u8 {
+    let (first, last) = (name.first().copied().unwrap_or(0), name.last().copied().unwrap_or(0));
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    length.wrapping_mul(5).wrapping_add(first).wrapping_add(last.wrapping_mul(3)) & 63
+}
+
 impl Target {
     /// Whether it is more than one header of a list.
     fn is_single(&self) -> bool {
@@ -205,6 +213,9 @@ pub struct LogScrub {
     config: Config,
     rules: Rules,
     request: Vec<Target>,
+    /// Of the names in `request`, in order, and all that there are.
+    marks: Vec<u8>,
+    marked: u64,
     response: Vec<Target>,
     mutate_request: Vec<Header>,
     mutate_response: Vec<Header>,
@@ -258,13 +269,15 @@ impl Filter for LogScrub {
         let named = named.iter().filter(|(on, ..)| *on).map(|(_, place, name)| target("", *place, name));
         let headers = outputs.request_headers.iter();
         let headers = headers.map(|name| target("header.", Place::RequestHeader, name.as_str()));
-        let request = named.chain(headers).collect();
+        let request: Vec<Target> = named.chain(headers).collect();
+        let marks: Vec<u8> = request.iter().map(|target| mark(target.header.name().as_bytes())).collect();
+        let marked = marks.iter().fold(0, |marked, mark| marked | 1 << mark);
         let headers = outputs.response_headers.iter();
         let response = headers.map(|name| target("response_header.", Place::ResponseHeader, name.as_str())).collect();
         let plain = |names: &[HeaderName]| names.iter().map(|name| Header::new(&rules, name.as_str())).collect();
         let mutate_request = plain(&config.mutate.request_headers);
         let mutate_response = plain(&config.mutate.response_headers);
-        Ok(Self { config, rules, request, response, mutate_request, mutate_response })
+        Ok(Self { config, rules, request, marks, marked, response, mutate_request, mutate_response })
     }
 
     fn metrics() -> Vec<&'static Metric> {
@@ -391,8 +404,14 @@ impl LogScrub {
                 b"x-envoy-original-path" => original = Some(value),
                 _ => {}
             }
-            for (target, copy) in self.request.iter().zip(&mut copies) {
-                if target.header.name().as_bytes() == name {
+            let of = mark(name);
+            if self.marked >> of & 1 == 0 {
+                continue;
+            }
+            for (place, _) in self.marks.iter().enumerate().filter(|(_, mark)| **mark == of) {
+                if let (Some(target), Some(copy)) = (self.request.get(place), copies.get_mut(place))
+                    && target.header.name().as_bytes() == name
+                {
                     self.copy(target, value, tally, copy);
                 }
             }

@@ -109,7 +109,7 @@ pub(crate) struct Json(String);
 
 impl Json {
     pub(crate) fn new() -> Self {
-        Self(String::new())
+        Self(String::with_capacity(256))
     }
 
     /// The text; none if nothing is in it.

@@ -9,6 +9,7 @@ mod aws_key;
 mod card;
 mod cn_id;
 mod cn_mobile;
+mod credentials;
 mod email;
 mod github_token;
 mod gitlab_token;
@@ -20,12 +21,13 @@ mod npm_token;
 mod phone;
 mod private_key;
 mod pypi_token;
-mod scheme;
+
 mod slack_token;
 mod stripe_key;
 mod us_ssn;
 mod vendors;
 
+pub(crate) use card::may_begin as may_begin_card;
 pub(crate) use email::covering as email_covering;
 pub(crate) use ip::network as ip_network;
 
@@ -45,8 +47,8 @@ pub(crate) struct Detector {
 /// How a detector looks.
 #[derive(Clone, Copy)]
 pub(crate) enum Find {
-    /// At an anchor.
-    Anchor(fn(&View<'_>) -> Look),
+    /// At an anchor whose first byte is one of these; any if there are none.
+    Anchor(&'static [u8], fn(&View<'_>) -> Look),
     /// At an anchor, for tokens that begin with their issuer's mark.
     Token(&'static [vendors::Form]),
     /// At the beginning of a group of digits.
@@ -54,14 +56,29 @@ pub(crate) enum Find {
 }
 
 impl Find {
+    /// With what the anchors begin at which something may be: a set in which a byte is its lowest bits.
+    pub(crate) fn heads(&self) -> u64 {
+        let set = |bytes: &mut dyn Iterator<Item = u8>| bytes.fold(0, |set, byte| set | head(byte));
+        match self {
+            Self::Anchor([], _) | Self::Digits(_) => u64::MAX,
+            Self::Anchor(heads, _) => set(&mut heads.iter().copied()),
+            Self::Token(forms) => set(&mut forms.iter().flat_map(vendors::Form::heads)),
+        }
+    }
+
     /// Looks at the anchor of the view.
     pub(crate) fn at_anchor(&self, view: &View<'_>) -> Look {
         match self {
-            Self::Anchor(find) => find(view),
+            Self::Anchor(_, find) => find(view),
             Self::Token(forms) => vendors::find(view, forms),
             Self::Digits(_) => Look::Nothing,
         }
     }
+}
+
+/// A set of one, as in [`Find::heads`].
+pub(crate) fn head(byte: u8) -> u64 {
+    1 << (byte & 63)
 }
 
 /// What of a value is its own, whichever way it was written: the same value gives the same token.
@@ -162,7 +179,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER,
-        find: Find::Anchor(jwt::find),
+        find: Find::Anchor(b"e", jwt::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -170,7 +187,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::SCHEME,
-        find: Find::Anchor(scheme::find),
+        find: Find::Anchor(&[], credentials::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -178,7 +195,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER,
-        find: Find::Anchor(private_key::find),
+        find: Find::Anchor(b"B", private_key::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -186,7 +203,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER | anchors::DASH,
-        find: Find::Anchor(aws_key::find),
+        find: Find::Anchor(b"Ap", aws_key::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -266,7 +283,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Financial,
         default: true,
         anchors: anchors::COUNTRY,
-        find: Find::Anchor(iban::find),
+        find: Find::Anchor(&[], iban::find),
         normal: Normal::Alphanumeric,
     },
     Detector {
@@ -298,7 +315,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Pii,
         default: true,
         anchors: anchors::AT,
-        find: Find::Anchor(email::find),
+        find: Find::Anchor(&[], email::find),
         normal: Normal::Lower,
     },
     Detector {
@@ -306,10 +323,15 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Pii,
         default: false,
         anchors: anchors::ADDRESS,
-        find: Find::Anchor(ip::find),
+        find: Find::Anchor(&[], ip::find),
         normal: Normal::Lower,
     },
 ];
+
+/// Every detector: its name, its pack, and whether it looks where nothing is configured.
+pub fn detectors() -> impl Iterator<Item = (&'static str, Pack, bool)> {
+    ALL.iter().map(|detector| (detector.name, detector.pack, detector.default))
+}
 
 impl Found {
     /// Whether it comes before another: further left, or as far and longer.

@@ -66,12 +66,12 @@ impl Header {
             // What is left of it, such as its scheme, is text.
             return if core::str::from_utf8(&cover).is_ok() { Ok(Cow::Owned(cover)) } else { Err(Why::Encoding) };
         }
+        let scan = Scan::new(rules);
+        if !matches!(self.form, Form::Cookie | Form::SetCookie | Form::Binary) && scan.is_plain(value) {
+            return Ok(Cow::Borrowed(value));
+        }
         if self.form == Form::Binary || core::str::from_utf8(value).is_err() {
             return Err(Why::Encoding);
-        }
-        let scan = Scan::new(rules);
-        if !matches!(self.form, Form::Cookie | Form::SetCookie) && scan.is_plain(value) {
-            return Ok(Cow::Borrowed(value));
         }
         Ok(match self.form {
             Form::Cookie => cookie(rules, value, findings),

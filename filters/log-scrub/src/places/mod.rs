@@ -136,7 +136,7 @@ enum Sign {
     Joins,
     Dash,
     Opens,
-    /// An encoding, a tag, a user.
+    /// An encoding, a tag, a user; what is not ASCII.
     Other,
 }
 
@@ -147,8 +147,10 @@ const SIGNS: [Sign; 256] = signs();
 const fn signs() -> [Sign; 256] {
     let mut signs = [Sign::None; 256];
     let mut byte = 0;
-    while byte < 32 {
-        signs[byte] = Sign::Other;
+    while byte < 256 {
+        if byte < 32 || byte > 126 {
+            signs[byte] = Sign::Other;
+        }
         byte += 1;
     }
     // In ASCII by their numbers: `=`, `:`, `-`, `{`, `[`, `"`; `%`, `+`, `@`, `<` and the backslash.
@@ -198,7 +200,7 @@ impl<'r> Scan<'r> {
                     let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
                     let length = before.iter().rev().take_while(is_word).count();
                     let (rest, name) = before.split_at_checked(at.saturating_sub(length)).unwrap_or((before, &[]));
-                    let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'"' | b'\''));
+                    let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'"' | b'\'' | b'`'));
                     if (joint && !rest.ends_with(b"; ")) || (!name.is_empty() && self.rules.may_be_field(name)) {
                         return false;
                     }
@@ -247,6 +249,10 @@ impl<'r> Scan<'r> {
 
     fn value_once(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
         let Some(depth) = self.depth.checked_sub(1) else { return changed(self.rules.scrub(name, text, findings)) };
+        // What stands for a value that was found, and is mostly all that was left of it.
+        if is_mask(text) && !self.rules.may_hold(text) && self.rules.field(name).is_none() {
+            return None;
+        }
         let inner = Self { depth, ..self };
         if json::looks_so(text) {
             let mut found = findings.clone();
@@ -254,6 +260,7 @@ impl<'r> Scan<'r> {
                 *findings = found;
                 return (clean != text).then_some(clean);
             }
+            findings.looked_as(&found);
         }
         if url::looks_so(text) && is_word(text) {
             return changed(inner.url(text, findings));
@@ -286,14 +293,37 @@ impl<'r> Scan<'r> {
     }
 }
 
+/// Whether a text is the name of a rule in brackets. As JSON it says nothing either.
+fn is_mask(text: &[u8]) -> bool {
+    let name = text.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    name.is_some_and(|name| name.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_'))
+}
+
 /// Cleans a text until nothing changes any more; none if nothing did.
 fn settle(
+    text: &[u8],
+    findings: &mut Findings,
+    once: impl FnMut(&[u8], &mut Findings) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    if findings.is_over() {
+        return (text != UNSCANNED).then(|| UNSCANNED.into());
+    }
+    let unscanned = findings.unscanned();
+    let begins = findings.begin(text.len());
+    let clean = rounds(text, findings, once);
+    if begins && findings.end(unscanned) { Some(UNSCANNED.into()) } else { clean }
+}
+
+fn rounds(
     text: &[u8],
     findings: &mut Findings,
     mut once: impl FnMut(&[u8], &mut Findings) -> Option<Vec<u8>>,
 ) -> Option<Vec<u8>> {
     let mut clean = once(text, findings)?;
     for _ in 0..ROUNDS {
+        if findings.is_over() {
+            break;
+        }
         match once(&clean, findings) {
             Some(again) => clean = again,
             None => return Some(clean),
@@ -410,6 +440,7 @@ mod tests {
             "ann",
             "example.com",
             "\\",
+            "`",
             "ghp_",
             "eyJ",
             "secret",
@@ -462,6 +493,33 @@ mod tests {
         ] {
             assert!(Scan::new(&rules).is_plain(text.as_bytes()), "{text}");
         }
+    }
+
+    /// Changes in each round, at each level.
+    fn hard(rules: &Rules, text: &[u8], levels: u8, calls: &mut u32, findings: &mut Findings) -> Option<Vec<u8>> {
+        settle(text, findings, |text, findings| {
+            *calls = calls.saturating_add(1);
+            rules.scrub("", text, findings);
+            match levels {
+                0 => Some([text, b"x"].concat()),
+                _ => hard(rules, text, levels.saturating_sub(1), calls, findings),
+            }
+        })
+    }
+
+    #[test]
+    fn no_value_is_looked_at_too_often() {
+        let (rules, mut findings, mut calls) = (Rules::new(&Config::default()).unwrap(), Findings::default(), 0);
+        let text = [b'a'; 4096];
+        // Ten levels of nine rounds would be thousands of millions.
+        assert_eq!(hard(&rules, &text, 10, &mut calls, &mut findings).as_deref(), Some(UNSCANNED));
+        // So many short looks as the bytes that are granted.
+        assert!(calls < 256 * 4096 / 16, "{calls}");
+        assert_eq!(findings.unscanned(), 1);
+        // The next has as much again.
+        let mut once = 0;
+        assert_eq!(hard(&rules, &text, 10, &mut once, &mut findings).as_deref(), Some(UNSCANNED));
+        assert_eq!((once, findings.unscanned()), (calls, 2));
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub fn body(name: &str) -> Vec<u8> {
         text.push(']');
         text.into_bytes()
     };
+    // The same where addresses are narrower.
+    let wide = |n: usize| u64::try_from(n).unwrap_or(0);
     let strings = |of: &str| {
         let value = of.repeat(1000_usize.checked_div(of.len()).unwrap_or(1));
         filled(&|_| format!("\"{value}\""))
@@ -86,10 +88,10 @@ pub fn body(name: &str) -> Vec<u8> {
                  \"active\":true,\"description\":\"A widget that does what widgets do, and some more\"}}",
                 n % 997,
                 n % 89,
-                n.wrapping_mul(654_435_761) & 0xffff_ffff,
-                n.wrapping_mul(779_033_703) & 0xffff_ffff,
+                wide(n).wrapping_mul(2_654_435_761) & 0xffff_ffff,
+                wide(n).wrapping_mul(0x9e37_79b9_7f4a) & 0xffff_ffff_ffff,
                 (n % 28).wrapping_add(1),
-                1_700_000_000_000_u64.wrapping_add(u64::try_from(n).unwrap_or(0))
+                1_700_000_000_000_u64.wrapping_add(wide(n))
             )
         }),
         "clean, indented" => filled(&|n| {

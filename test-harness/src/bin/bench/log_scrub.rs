@@ -26,15 +26,21 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     let every =
         ["user-agent", "accept", "accept-language", "accept-encoding", "referer", "cache-control", "x-tenant-id"];
     let names: Vec<&str> = every.into_iter().chain(MORE.map(|(name, _)| name)).collect();
-    let outputs = json!({ "outputs": { "referer": false, "user_agent": false, "request_headers": names } });
-    let ours = || Ok::<_, anyhow::Error>(wasm("log-scrub")?.config(outputs.clone()));
+    let ours = |headers_as: &str| {
+        let outputs =
+            json!({ "referer": false, "user_agent": false, "request_headers": names, "headers_as": headers_as });
+        Ok::<_, anyhow::Error>(wasm("log-scrub")?.config(json!({ "outputs": outputs })))
+    };
     let arm = |name, filter| Arm::new(GROUP, name).headers(MORE).filter(filter);
+    let chain = |name, filter| arm(name, filter).repeat(TIMES);
+    let goal = |arm: Arm, lua| arm.versus(lua).goal(0.6).ours().headline();
     Ok(vec![
-        arm(LUA, script("headers.lua")?).repeat(TIMES).headline(),
-        arm("log-scrub, path and 14 headers, chain", ours()?).repeat(TIMES).versus(LUA).goal(0.6).ours().headline(),
-        arm("Lua with three patterns, in a chain", script("patterns.lua")?).repeat(TIMES).versus(LUA).headline(),
-        arm("log-scrub, default, in a chain", wasm("log-scrub")?).repeat(TIMES).versus(LUA).ours(),
+        chain(LUA, script("headers.lua")?).headline(),
+        goal(chain("log-scrub, path, 14 headers, in a chain", ours("json")?), LUA),
+        chain("log-scrub, each header a copy, chain", ours("each")?).versus(LUA).ours(),
+        chain("log-scrub, default, in a chain", wasm("log-scrub")?).versus(LUA).ours(),
+        chain("Lua with three patterns, in a chain", script("patterns.lua")?).versus(LUA).headline(),
         arm(LUA_ALONE, script("headers.lua")?),
-        arm("log-scrub, path and 14 headers, alone", ours()?).versus(LUA_ALONE).goal(0.6).ours(),
+        goal(arm("log-scrub, path, 14 headers, alone", ours("json")?), LUA_ALONE),
     ])
 }
