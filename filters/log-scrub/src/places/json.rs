@@ -834,6 +834,10 @@ fn write_string(text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn escape(text: &[u8], out: &mut Vec<u8>) {
+    if !text.iter().fold(false, |odd, byte| odd | matches!(byte, b'"' | b'\\' | 0..b' ')) {
+        out.extend_from_slice(text);
+        return;
+    }
     for byte in text {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
