@@ -2,7 +2,7 @@
 
 use crate::action::{self, Action, Cover};
 use crate::anchors::{self, Anchors};
-use crate::config::{Config, How, Kind};
+use crate::config::{Config, How};
 use crate::detectors::{self, Found, Look, Normal, Step, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
@@ -149,22 +149,7 @@ impl Rules {
             None => None,
             Some((path, key)) => Some(action::key(key.as_bytes()).ok_or_else(|| short(path))?),
         };
-        let compile = |how: &How, ip: bool| -> Result<Action, Refusal> {
-            Ok(match how.kind {
-                Kind::Mask => Action::Mask,
-                Kind::Partial => Action::Partial { first: small(how.first.get()), last: small(how.last.get()) },
-                Kind::Drop => Action::Drop,
-                Kind::Replace => Action::Replace(how.with.as_bytes().into()),
-                Kind::Hmac => {
-                    let key = key.clone().ok_or_else(|| Refusal::at("kind", "needs a key, give `hmac_key`"))?;
-                    Action::Hmac { key, digits: small(how.digits.get()) }
-                }
-                Kind::Network if ip => Action::Network,
-                Kind::Network => {
-                    return Err(Refusal::at("kind", "`network` is for addresses, give another to this rule"));
-                }
-            })
-        };
+        let compile = |how: &How, ip: bool| Action::new(how, ip, key.as_deref());
         let usual = compile(&config.action, false).map_err(|refusal| refusal.within("action"))?;
         let mut all: Vec<Compiled> = detectors::ALL
             .iter()
@@ -494,10 +479,6 @@ impl Rules {
     pub fn stream(&self, name: &str) -> Stream {
         Stream { state: State::new(name), held: Vec::new() }
     }
-}
-
-fn small(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(0)
 }
 
 impl Compiled {
