@@ -269,7 +269,7 @@ async fn the_key_comes_from_the_vms_environment() -> Result<()> {
     assert_eq!(envoy.wait_for_json("in", 1).await?[0]["path"], "/[us_ssn_d1be6505f2b72976]");
     // Without the key it is refused, and what was goes on.
     envoy.push([listener(scrub(hmac)?)]).await?.rejected()?;
-    envoy.wait_for_log("at `hmac_key_env`: is no environment variable of the VM", test_harness::PATIENCE).await?;
+    envoy.wait_for_log("at `hmac_key_env`: is no variable of the environment", test_harness::PATIENCE).await?;
     envoy.get("in", "/123-45-6789", ()).await?;
     assert_eq!(envoy.wait_for_json("in", 2).await?[1]["path"], "/[us_ssn_d1be6505f2b72976]");
     Ok(())

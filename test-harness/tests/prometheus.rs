@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use kit::{Filter, Metric, MetricKind};
 use latency::Latency;
+use log_scrub::LogScrub;
 use serde_json::{Value, json};
 use test_harness::metrics::Sample;
 use test_harness::prometheus::{self, promtool};
@@ -20,7 +21,7 @@ use trace_id::TraceId;
 
 /// Every metric of every filter.
 fn metrics() -> Vec<&'static Metric> {
-    [TraceId::metrics(), Latency::metrics()].concat()
+    [TraceId::metrics(), Latency::metrics(), LogScrub::metrics()].concat()
 }
 
 /// Every label of every metric.
@@ -117,6 +118,40 @@ async fn comes_to(prometheus: &Prometheus, promql: &str, wanted: &[Sample]) -> R
     Ok(())
 }
 
+/// Four requests with three kinds of findings, and one that cannot be looked at, through log-scrub.
+async fn scrubbed(upstream: &Upstream) -> Result<Envoy> {
+    let filter = HttpFilter::wasm("log-scrub", module("log-scrub")?);
+    let filter = filter.config(json!({ "outputs": { "request_body": true } }));
+    let listener = Listener::http("in").filter(filter).route(Route::cluster("up"));
+    let builder = Envoy::builder().cluster("up", upstream.addr()).listener(listener).concurrency(2);
+    let builder = labels().iter().fold(builder, |builder, label| builder.stats_tag(label, &kit::tag_regex(label)));
+    let envoy = builder.start().await?;
+    for _ in 0..4 {
+        let body = r#"{"a":"ann@example.com","b":["bob@example.com"]}"#;
+        let request = Request::post("/ann@example.com?token=a", body).header("content-type", "application/json");
+        assert_eq!(envoy.send("in", &request).await?.status, 200);
+    }
+    let odd = Request::post("/", "odd").header("content-type", "application/zip");
+    assert_eq!(envoy.send("in", &odd).await?.status, 200);
+    Ok(envoy)
+}
+
+#[tokio::test]
+async fn what_was_found_and_what_could_not_be_looked_at_arrive_by_rule_place_and_reason() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let envoy = scrubbed(&upstream).await?;
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    let (found, unscanned) = ("meshfilter_scrub_findings_total", "meshfilter_scrub_unscanned_total");
+    let by = |rule, place, value| sample(found, &envoy, &[("rule", rule), ("place", place)], value);
+    let wanted = [by("email", "path", 4.0), by("email", "request_body", 8.0), by("field", "query", 4.0)];
+    comes_to(&prometheus, found, &wanted).await?;
+    comes_to(&prometheus, unscanned, &[sample(unscanned, &envoy, &[("reason", "type")], 1.0)]).await?;
+    // Path, query and body of four, and the path of one.
+    let bytes = "meshfilter_scrub_bytes_total";
+    let looked = 4.0 * (16.0 + 7.0 + 47.0) + 1.0;
+    comes_to(&prometheus, bytes, &[sample(bytes, &envoy, &[], looked)]).await
+}
+
 #[tokio::test]
 async fn labels_arrive_as_labels_counters_count_and_have_a_rate() -> Result<()> {
     let upstream = Upstream::start().await?;
@@ -202,7 +237,8 @@ async fn promtool_finds_no_fault_with_our_names_but_that_envoy_gives_no_help() -
     };
     eventually(last, PATIENCE, there).await?;
     let mut ours = BTreeSet::new();
-    for envoy in [&envoy, &measured] {
+    let scrubbed = scrubbed(&upstream).await?;
+    for envoy in [&envoy, &measured, &scrubbed] {
         let report = promtool(&["check", "metrics"], &envoy.admin_get("/stats/prometheus").await?).await?;
         // 1 would be: it cannot be read. Envoy's own names are not all as promtool wants them.
         assert_eq!(report.code, Some(3), "{}", report.said);

@@ -13,6 +13,9 @@ pub(crate) const KEPT: usize = 8;
 /// Most `*` in a row; a value's length is its own secret.
 const STARS: usize = 32;
 
+/// The longest text that replaces a value.
+const WITH: usize = 64;
+
 /// A shorter value is covered whole, so that there are three stars at least.
 const LEAST: usize = 4;
 
@@ -42,6 +45,10 @@ impl Action {
             Kind::Mask => Self::Mask,
             Kind::Partial => Self::Partial { first: small(how.first.get()), last: small(how.last.get()) },
             Kind::Drop => Self::Drop,
+            // It may stand there often: what is left must not become many times as long as what came.
+            Kind::Replace if how.with.len() > WITH || how.with.contains(char::is_control) => {
+                return Err(Refusal::at("with", "is too long or not in one line, give up to 64 bytes"));
+            }
             Kind::Replace => Self::Replace(how.with.as_bytes().into()),
             Kind::Hmac => {
                 let key = key.ok_or_else(|| Refusal::at("kind", "needs a key, give `hmac_key`"))?;

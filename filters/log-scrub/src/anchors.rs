@@ -7,7 +7,7 @@
 
 /// Three digits, or two with a space, dot or dash between, as phone numbers may be written.
 pub(crate) const DIGITS: u8 = 1;
-/// `@` before a letter or digit, of any script, or a bracket.
+/// `@` before a letter or digit, of any script, or a bracket, that is not alone.
 pub(crate) const AT: u8 = 1 << 1;
 /// A colon or dot between hex digits or colons.
 pub(crate) const ADDRESS: u8 = 1 << 2;
@@ -29,10 +29,13 @@ use crate::blocks::{Bits, SEEN};
 /// What a domain begins with: letters and digits, the first bytes of characters of other scripts, and a bracket.
 const HOST: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz[\xc3\xc4\xc5\xc6\xc7\xc8\xc9\xca\xcb\xcc\xcd\xce\xcf\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xdb\xdc\xdd\xde\xdf\xe0\xe1\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xeb\xec\xed\xee\xef\xf0\xf1\xf2\xf3\xf4";
 
+/// What follows that: more of the same, a dot or a dash, the rest of a character.
+const OF_HOST: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz.-\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\x97\x98\x99\x9a\x9b\x9c\x9d\x9e\x9f\xa0\xa1\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xab\xac\xad\xae\xaf\xb0\xb1\xb2\xb3\xb4\xb5\xb6\xb7\xb8\xb9\xba\xbb\xbc\xbd\xbe\xbf\xc3\xc4\xc5\xc6\xc7\xc8\xc9\xca\xcb\xcc\xcd\xce\xcf\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xdb\xdc\xdd\xde\xdf\xe0\xe1\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xeb\xec\xed\xee\xef\xf0\xf1\xf2\xf3\xf4";
+
 /// In the order of the bits; an empty set is any byte.
 const SETS: [[&[u8]; 3]; COUNT] = [
     [b"0123456789", b"0123456789 .-", b"0123456789"],
-    [b"@", HOST, b""],
+    [b"@", HOST, OF_HOST],
     [b"0123456789abcdefABCDEF:", b":.", b"0123456789abcdefABCDEF:"],
     [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"0123456789"],
     [b"eAB", b"yKSBC3IE", b"JICTzGS"],

@@ -229,7 +229,7 @@ pub struct How {
     pub first: Bounded<0, 8>,
     /// With `partial`: how many bytes stay at the end.
     pub last: Bounded<0, 8>,
-    /// With `replace`: the text.
+    /// With `replace`: the text, of 64 bytes at most.
     pub with: String,
     /// With `hmac`: how many hex digits.
     pub digits: Bounded<8, 64>,

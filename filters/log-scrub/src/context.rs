@@ -6,7 +6,7 @@ use crate::view::View;
 const WINDOW: usize = 48;
 
 /// Whether one of the words stands before a position: in a name (`user_phone`, `userPhone`), or in a sentence. Words
-/// are lower case; the letters of one may be of either case in the text.
+/// are lower case, with `_` between the parts of one; in the text, letters may be of either case.
 pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
     let mut copy = [0_u8; WINDOW];
     has_word(own(view.last(position, &mut copy)), words)
@@ -52,22 +52,43 @@ fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
 
 /// Whether a word stands there and ends there.
 fn says(window: &[u8], at: usize, word: &[u8]) -> bool {
-    let Some(text) = window.get(at..at.saturating_add(word.len())) else { return false };
-    if !text.eq_ignore_ascii_case(word) {
-        return false;
-    }
-    let after = window.get(at.saturating_add(word.len())).copied().unwrap_or(0);
-    let last = text.last().copied().unwrap_or(0);
+    let Some((last, length)) = written(window.get(at..).unwrap_or(&[]), word) else { return false };
+    let after = window.get(at.saturating_add(length)).copied().unwrap_or(0);
     let ends = !after.is_ascii_alphabetic() || (last.is_ascii_lowercase() && after.is_ascii_uppercase());
-    !last.is_ascii() || ends || word.len() > 4
+    !last.is_ascii() || ends || (word.len() > 4 && !word.ends_with(b"_no"))
+}
+
+/// How long a word is that a text begins with, and its last byte. Where the word has a `_`, the text may have any sign
+/// that joins two words, or none.
+fn written(text: &[u8], word: &[u8]) -> Option<(u8, usize)> {
+    let (mut length, mut last) = (0_usize, 0);
+    for letter in word {
+        let byte = text.get(length).copied()?;
+        if *letter == b'_' {
+            length = length.saturating_add(usize::from(matches!(byte, b'_' | b'-' | b' ' | b'.')));
+            continue;
+        }
+        if !byte.eq_ignore_ascii_case(letter) {
+            return None;
+        }
+        (length, last) = (length.saturating_add(1), byte);
+    }
+    Some((last, length))
 }
 
 /// Names of what is a number and nobody's secret.
-const OTHERS: [&[u8]; 22] = [
+const OTHERS: [&[u8]; 29] = [
     b"order",
     b"invoice",
     b"trace",
     b"span",
+    b"spanid",
+    b"parent",
+    b"b3",
+    b"nonce",
+    b"cursor",
+    b"offset",
+    b"hash",
     b"request",
     b"req",
     b"timestamp",

@@ -1,7 +1,7 @@
 //! Numbers as people write them: groups of digits with one space or dash between.
 
 use crate::context;
-use crate::detectors::{Find, Found};
+use crate::detectors::{self, Find, Found};
 use crate::view::{View, is_word};
 
 /// Most groups that are looked at together; the longest value, an IBAN in print, has fewer.
@@ -191,8 +191,18 @@ pub(crate) fn stands_alone(view: &View<'_>, start: usize, end: usize) -> bool {
     !(dotted_before || dotted_after || hex_before || hex_after)
 }
 
-/// What the best of the detectors finds among the groups at an anchor, of which nothing begins before `tried`; else where the next look is worth its time.
+/// What the best of the detectors finds among the groups at an anchor, of which nothing begins before `tried`; else
+/// where the next look is worth its time.
 pub(crate) fn find<'d>(
+    view: &View<'_>,
+    tried: usize,
+    detectors: impl Iterator<Item = (usize, &'d Find)> + Clone,
+) -> Result<(usize, Found), usize> {
+    look(view, tried, detectors).map_err(|until| pass(view, until))
+}
+
+/// As [`find`], but of one cluster alone.
+fn look<'d>(
     view: &View<'_>,
     tried: usize,
     detectors: impl Iterator<Item = (usize, &'d Find)> + Clone,
@@ -220,11 +230,68 @@ pub(crate) fn find<'d>(
     Err(cluster.until())
 }
 
+/// How far before a number its sign may be, with what may stand between.
+const SIGN: usize = 13;
+
+/// Where the next look is worth its time in a long row of groups: passes those that begin nothing, which is quickly said
+/// where there is no word and no `+` before. It goes on where [`look`] would have gone on, cluster by cluster.
+fn pass(view: &View<'_>, until: usize) -> usize {
+    let joint = |at: usize| matches!(view.at(at), b' ' | b'-' | b'.') && view.at(at.saturating_add(1)).is_ascii_digit();
+    let first = match view.at(until) {
+        b'.' if joint(until) => until.saturating_add(1),
+        b'0'..=b'9' if is_separator(view.before(until)) => until,
+        _ => return until,
+    };
+    let of_row = |at: usize| view.at(at).is_ascii_digit() || matches!(view.at(at), b' ' | b'-' | b'.');
+    if !(first.saturating_sub(SIGN)..first).all(of_row) || !context::is_bare(view, first) {
+        return until;
+    }
+    let text = view.slice(first, view.end());
+    // The beginnings of the last two clusters of half as many groups as are looked at together.
+    let (mut cluster, mut half, mut place) = (0_usize, 0_usize, 0_usize);
+    let (mut start, mut before) = (0_usize, 0_usize);
+    let mut rest = text;
+    loop {
+        let length = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        let (group, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        let [sign @ (b' ' | b'-' | b'.'), b'0'..=b'9', ..] = after else { break };
+        // What begins with three digits has two or four in the next group.
+        if (before == 3 && matches!(length, 2 | 4)) || !begins_nothing(group, rest) {
+            break;
+        }
+        before = if *sign == b'.' { 0 } else { length };
+        start = start.saturating_add(length).saturating_add(1);
+        rest = text.get(start..).unwrap_or(&[]);
+        place = place.saturating_add(1);
+        if *sign == b'.' {
+            (cluster, half, place) = (start, start, 0);
+        } else if place.is_multiple_of(GROUPS / 2) {
+            if place >= GROUPS {
+                cluster = half;
+            }
+            half = start;
+        }
+    }
+    first.saturating_add(cluster)
+}
+
+/// Whether no value begins with a group that is joined to others, and that has no word and no sign before it.
+fn begins_nothing(group: &[u8], row: &[u8]) -> bool {
+    match (group.len(), group) {
+        // With three digits, what follows was not such.
+        (1 | 3 | 5..=7 | 9 | 10, _) => true,
+        // Perhaps the country of a mobile number.
+        (2, _) => !group.starts_with(b"8"),
+        (4, b"0086") => false,
+        (4 | 8, _) => !detectors::may_begin_card(row),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
-    use crate::detectors;
     use crate::view::{BEHIND, Before};
     use kit::prelude::*;
     use proptest::prelude::*;
@@ -256,6 +323,67 @@ mod tests {
                     prop_assert!(found.start >= end + BEHIND, "{} at {at}, {}", text.escape_ascii(), found.start - BEHIND);
                 }
             }
+        }
+    }
+
+    /// All that is found, one after the other.
+    fn all(
+        text: &[u8],
+        name: &str,
+        find: impl Fn(&View<'_>, usize) -> Result<(usize, Found), usize>,
+    ) -> Vec<[usize; 3]> {
+        let (before, mut from, mut skip, mut found) = (Before::new(name.as_bytes()), 0, 0, Vec::new());
+        while let Some((at, _)) = crate::anchors::next(text, from.max(skip), text.len(), crate::anchors::DIGITS) {
+            from = at + 1;
+            match find(&View::new(&before, text, at), skip + BEHIND) {
+                Ok((rule, value)) => {
+                    found.push([rule, value.start, value.end]);
+                    (from, skip) = (from.max(value.end - BEHIND), 0);
+                }
+                Err(until) => skip = until - BEHIND,
+            }
+        }
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_row_of_groups_is_passed_as_one_by_one(
+            name in prop::sample::select(vec!["", "phone", "card"]),
+            lead in prop::sample::select(vec!["", "ssn ", "+49 ", "(", "+"]),
+            same in "[0-9]{1,4}",
+            sign in prop::sample::select(vec![" ", "-", "."]),
+            parts in prop::collection::vec((prop_oneof![
+                8 => Just(None),
+                1 => "[0-9]{1,4}".prop_map(Some),
+                1 => prop::sample::select(vec!["4111 1111 1111 1111", "4111-1111-1111-1111", "123-45-6789", "138-0013-8000",
+                    "86 13800138000", "0086-138-0013-8000", "4111111111111111", "110105194912310020", "090-1234-5678", "5018 0000 0009",
+                    "41111111 11111111", "37 8282", "3782 822463 10005", "a", "(415) 555-2671", "123.45.6789", "/", "2 2 "])
+                    .prop_map(|text| Some(text.to_owned())),
+            ], prop_oneof![20 => Just(None), 1 => prop::sample::select(vec![" ", "-", ".", "  "]).prop_map(Some)]), 1..400),
+        ) {
+            let mut text = lead.to_owned();
+            for (part, other) in &parts {
+                text += part.as_deref().unwrap_or(&same);
+                text += other.unwrap_or(sign);
+            }
+            let finds = || detectors::ALL.iter().enumerate().map(|(rule, detector)| (rule, &detector.find));
+            let finds = || finds().filter(|(_, find)| matches!(find, Find::Digits(_)));
+            let expected = all(text.as_bytes(), name, |view, tried| look(view, tried, finds()));
+            prop_assert_eq!(all(text.as_bytes(), name, |view, tried| find(view, tried, finds())), expected, "{}", text);
+        }
+    }
+
+    #[test]
+    fn a_card_is_found_however_long_the_row_before_is() {
+        let finds = || detectors::ALL.iter().enumerate().map(|(rule, detector)| (rule, &detector.find));
+        let finds = || finds().filter(|(_, find)| matches!(find, Find::Digits(_)));
+        for count in 0..450 {
+            let text = "1111 ".repeat(count) + "4111 1111 1111 1111";
+            let found = all(text.as_bytes(), "", |view, tried| find(view, tried, finds()));
+            assert_eq!(found.len(), 1, "{count}");
         }
     }
 

@@ -3,12 +3,13 @@
 use crate::action::{self, Action, Cover};
 use crate::anchors::{self, Anchors};
 use crate::config::{Config, How};
-use crate::detectors::{self, Found, Look, Normal, Step, Tail};
+use crate::detectors::{self, Find, Found, Look, Normal, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
 use crate::own::Own;
 use crate::view::{AHEAD, BEHIND, Before, View};
 use alloc::borrow::Cow;
+use core::ops::Range;
 use kit::prelude::*;
 use kit::{Refusal, alloc};
 
@@ -104,8 +105,8 @@ impl Findings {
 pub struct Rules {
     /// The detectors as in [`detectors::ALL`], then fields, then one's own.
     all: Vec<Compiled>,
-    /// The detectors that are on, by anchor.
-    by_anchor: [Vec<usize>; anchors::COUNT],
+    /// The detectors that are on, by anchor, with their [`Find::heads`].
+    by_anchor: [Vec<(usize, u64, Find)>; anchors::COUNT],
     /// The anchors of all detectors that are on.
     wanted: u8,
     names: Names,
@@ -138,7 +139,7 @@ impl Rules {
             (None, None) => None,
             (Some(key), None) => Some(("hmac_key", key.0.clone())),
             (None, Some(name)) => {
-                let missing = "is no environment variable of the VM, set it in its configuration";
+                let missing = "is no variable of the environment, set it; in a proxy, in its VM's configuration";
                 let key = kit::environment(name).ok_or_else(|| Refusal::at("hmac_key_env", missing))?;
                 Some(("hmac_key_env", key))
             }
@@ -191,13 +192,13 @@ impl Rules {
             all.push(Compiled { name: (*config.name).into(), action, normal: Normal::Exact, on: true });
         }
 
-        let mut by_anchor: [Vec<usize>; anchors::COUNT] = Default::default();
+        let mut by_anchor: [Vec<(usize, u64, Find)>; anchors::COUNT] = Default::default();
         let mut wanted = 0;
         for (index, (detector, _)) in detectors::ALL.iter().zip(&all).enumerate().filter(|(_, (_, rule))| rule.on) {
             wanted |= detector.anchors;
             for (bit, list) in by_anchor.iter_mut().enumerate() {
                 if detector.anchors >> bit & 1 == 1 {
-                    list.push(index);
+                    list.push((index, detector.find.heads(), detector.find));
                 }
             }
         }
@@ -405,7 +406,7 @@ impl Rules {
     /// The address that a value is a part of, else the value. Only an address begins before an anchor that may be a
     /// part of it.
     fn with_address(&self, view: &View<'_>, value: (usize, Found)) -> (usize, Found) {
-        let Some(rule) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
+        let Some((rule, ..)) = self.by_anchor.get(1).and_then(|list| list.first()) else { return value };
         match detectors::email_covering(view, value.1.start) {
             Some(address) if address.before(&value.1) => (*rule, address),
             _ => value,
@@ -443,6 +444,7 @@ impl Rules {
                 continue;
             }
             let view = View::new(&state.before, text, at);
+            let head = detectors::head(text.get(at).copied().unwrap_or(0));
             let mut best: Option<(usize, Found)> = None;
             let mut kinds = kinds;
             while let Ok(bit) = usize::try_from(kinds.trailing_zeros())
@@ -450,12 +452,13 @@ impl Rules {
             {
                 kinds &= !(1 << bit);
                 let found = if 1 << bit == anchors::DIGITS {
-                    let finds = list.iter().filter_map(|rule| Some((*rule, &detectors::ALL.get(*rule)?.find)));
+                    let finds = list.iter().map(|(rule, _, find)| (*rule, find));
                     digits::find(&view, skip.saturating_add(BEHIND), finds)
                         .map_err(|until| *skip = until.saturating_sub(BEHIND))
                         .ok()
                 } else {
-                    list.iter().find_map(|rule| match detectors::ALL.get(*rule)?.find.at_anchor(&view) {
+                    let mut here = list.iter().filter(|(_, heads, _)| heads & head != 0);
+                    here.find_map(|(rule, _, find)| match find.at_anchor(&view) {
                         Look::Found(found) => Some((*rule, found)),
                         Look::Until(until) => {
                             *skip = until.saturating_sub(BEHIND);
@@ -473,6 +476,11 @@ impl Rules {
             let Some(best) = best else { continue };
             return Some(self.with_address(&view, best));
         }
+    }
+
+    /// Where the values are that are found in a text of this name, of those whose anchor is before a limit.
+    pub(crate) fn values<'t>(&'t self, name: &str, text: &'t [u8], limit: usize) -> Values<'t> {
+        Values { rules: self, state: State::new(name), text, at: 0, limit }
     }
 
     /// A scrubber for text that comes in parts. The name is as in [`Rules::scrub`], but for covering it whole.
@@ -518,23 +526,9 @@ struct Inside {
 impl Inside {
     /// Takes what belongs to the value, and says how much that was and whether the value ended.
     fn push(&mut self, text: &[u8]) -> (usize, bool) {
-        let mut taken = 0_usize;
-        let mut ended = false;
-        for byte in text {
-            match self.tail.step(*byte) {
-                Step::In => taken = taken.saturating_add(1),
-                Step::Last => {
-                    taken = taken.saturating_add(1);
-                    ended = true;
-                }
-                Step::Out => ended = true,
-            }
-            if ended {
-                break;
-            }
-        }
+        let (taken, ended) = self.tail.of(text);
         self.cover.push(text.get(..taken).unwrap_or(text));
-        (taken, ended || matches!(self.tail, Tail::None))
+        (taken, ended)
     }
 }
 
@@ -556,6 +550,33 @@ impl State {
         self.skip_all = self.skip_all.saturating_sub(by);
         self.own.iter_mut().for_each(|next| *next = next.saturating_sub(by));
         self.skip.iter_mut().for_each(|skip| *skip = skip.saturating_sub(by));
+    }
+}
+
+/// Where values are in a text.
+pub(crate) struct Values<'t> {
+    rules: &'t Rules,
+    state: State,
+    text: &'t [u8],
+    at: usize,
+    limit: usize,
+}
+
+impl Iterator for Values<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let rest = self.text.get(self.at..)?;
+        let limit = self.limit.min(self.text.len()).saturating_sub(self.at);
+        let (_, found) = self.rules.next(&mut self.state, rest, limit)?;
+        let (start, end) = (found.start.saturating_sub(BEHIND), found.end.saturating_sub(BEHIND));
+        let mut tail = found.tail;
+        let end = end.saturating_add(tail.of(rest.get(end..).unwrap_or(&[])).0);
+        self.state.before.note(rest.get(..end).unwrap_or(rest));
+        self.state.moved(end);
+        let from = self.at;
+        self.at = from.saturating_add(end);
+        Some(from.saturating_add(start)..self.at)
     }
 }
 
@@ -596,6 +617,13 @@ impl Stream {
                 self.held.drain(..done.min(self.held.len()));
             }
         }
+    }
+
+    /// What of a value goes on behind all that came; none of it is written after this.
+    pub(crate) fn goes_on(mut self, rules: &Rules) -> Option<Tail> {
+        // Where no value ends; what came is decided with so much behind it.
+        self.push(rules, &[b'\n'; Self::PIECE], &mut Vec::new(), &mut Findings::default());
+        self.state.inside.map(|inside| inside.tail)
     }
 
     /// Writes the rest: no more parts come.

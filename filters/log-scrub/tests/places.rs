@@ -96,6 +96,7 @@ fn paths() {
         ("/x%2fbob%40example.com%2fy", "/x%2F[email]%2Fy"),
         ("/list;password=a;b/next", "/list;password=[field]/next"),
         ("/token/refresh", "/token/refresh"),
+        ("/api/v1/tel/%252B49%2520151%252026223410", "/api/v1/tel/[phone]"),
         ("//a//%zz/%", "//a//%zz/%"),
     ] {
         assert_eq!(clean(places::path, text), expected, "{text}");
@@ -124,6 +125,12 @@ fn queries() {
         ("q=%7B%22password%22%3A%22x%22%7D", "q=%7B%22password%22:%22[field]%22%7D"),
         ("authorization=Bearer+abc", "authorization=Bearer+[field]"),
         ("return=first=last@example.com", "return=[email]"),
+        // The reading in which most is covered.
+        ("mobile=%2B49+30+8156067", "mobile=[phone]"),
+        ("tel=030+8156067&a=b+c", "tel=[phone]&a=b+c"),
+        ("tel=%252B49%2520151%252026223410", "tel=[phone]"),
+        ("tel=%252B49%2B30%2B8156067", "tel=[phone]"),
+        ("mail=%22ann%20b%22@example.com,bob+tag@example.com", "mail=[email],[email]"),
         (
             "mail=%22ann+b%22@example.com&u=%E7%94%A8%E6%88%B7@%E4%BE%8B%E5%AD%90.%E5%85%AC%E5%8F%B8",
             "mail=[email]&u=[email]",
@@ -211,6 +218,15 @@ fn json_values() {
             r#"{"a":"{\"password\":\"[field]\",\"b\":\"{\\\"token\\\":\\\"[field]\\\"}\"}"}"#,
         ),
         (r#"{"url":"https://x.example/?token=abc&a=1"}"#, r#"{"url":"https://x.example/?token=[field]&a=1"}"#),
+        // Paths and words that are percent-encoded.
+        (r#"{"path":"/users/bob%40example.com"}"#, r#"{"path":"/users/[email]"}"#),
+        (r#"{"u":"bob%40example.com","v":["%62ob\u002540example.com"]}"#, r#"{"u":"[email]","v":["[email]"]}"#),
+        (r#"{"tel":"%2B49%2030%208156067","u":"bob%2540example.com"}"#, r#"{"tel":"[phone]","u":"[email]"}"#),
+        (
+            r#"{"u":"see bob%40example.com","n":"100%","m":"5%20 %zz"}"#,
+            r#"{"u":"see [email]","n":"100%","m":"5%20 %zz"}"#,
+        ),
+        (r#"{"u":"/a%20b/%zz","v":"%7ebob"}"#, r#"{"u":"/a%20b/%zz","v":"%7ebob"}"#),
         ("{\"a\":1}\n{\"password\":\"x\"}\n", "{\"a\":1}\n{\"password\":\"[field]\"}\n"),
         (r#"{"a":"[1] 4111 1111 1111 1111"}"#, r#"{"a":"[1] [card]"}"#),
         (r#"["a\\","b\"",{"c\\":"\\\""}]"#, r#"["a\\","b\"",{"c\\":"\\\""}]"#),
@@ -266,6 +282,47 @@ fn long_strings() {
     for sizes in [[1, 1], [4095, 3], [65_536, 1], [7, 70_000]] {
         let (result, out, found) = pass(&rules, Body::json(), text.as_bytes(), &sizes);
         assert!(result.is_ok() && out == expected.as_bytes() && found == 2, "{sizes:?}");
+    }
+}
+
+/// One that is longer than is held, and would be decoded.
+#[test]
+fn long_strings_that_are_encoded() {
+    let long = "ab".repeat(35_000);
+    for (text, expected, unscanned) in [
+        (format!("https://x.example/?mail=bob%40example.com&x={long}"), "[UNSCANNED]", 1),
+        (format!("/users/bob%40example.com/{long}"), "[UNSCANNED]", 1),
+        (format!("bob%40example.com,{long}"), "[UNSCANNED]", 1),
+        (format!("a=b&password=hunter2&c={long}"), "[UNSCANNED]", 1),
+        // Where it was not seen before a part of it was written.
+        (format!("{long},bob%40example.com"), &*format!("{long},bob[UNSCANNED]"), 1),
+        (format!("{long}&password=hunter2"), &*format!("{long}&password[UNSCANNED]"), 1),
+        (format!("{long}, 100% of a=b"), &*format!("{long}, 100% of a=b"), 0),
+        (format!("x {long} bob%40example.com"), &*format!("x {long} [UNSCANNED]"), 1),
+        (format!("{long}=="), &*format!("{long}=="), 0),
+    ] {
+        let (text, expected) = (format!(r#"{{"a":"{text}","b":1}}"#), format!(r#"{{"a":"{expected}","b":1}}"#));
+        let rules = with(Kind::Mask, &[]);
+        for sizes in [[usize::MAX, 1], [4095, 3], [65_536, 1], [7, 70_000]] {
+            let (mut out, mut findings, mut body, mut rest) =
+                (Vec::new(), Findings::default(), Body::json(), text.as_bytes());
+            for size in sizes.iter().cycle() {
+                let (part, after) = rest.split_at((*size).min(rest.len()));
+                body.push(&rules, part, &mut out, &mut findings);
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            body.finish(&rules, &mut out, &mut findings).unwrap();
+            let start: String = text.chars().take(60).collect();
+            assert!(
+                out == expected.as_bytes(),
+                "{start} in {sizes:?}: {}",
+                String::from_utf8_lossy(&out[out.len().saturating_sub(80)..])
+            );
+            assert_eq!(findings.unscanned(), unscanned, "{start} in {sizes:?}");
+        }
     }
 }
 
@@ -740,6 +797,28 @@ fn texts() {
         ("\"GET /users/bob%40example.com HTTP/1.1\"", "\"GET /users/[email] HTTP/1.1\""),
         ("(https://a.example/?card=4111+1111+1111+1111), ok", "(https://a.example/?card=[card]), ok"),
         ("mail bob@example.com", "mail [email]"),
+        ("mail bob%40example.com, or bob%2540example.com.", "mail [email], or [email]."),
+        ("q=1&mail=bob%40example.com&pass%77ord=x y", "q=1&mail=[email]&pass%77ord=[field] y"),
+        // Brackets around a value, and before its scheme.
+        ("authorization: (bearer abc)", "authorization: [field]"),
+        ("authorization: <Basic abc>, x", "authorization: [field], x"),
+        ("authorization: (bearer abc def", "authorization: [field] def"),
+        ("authorization: 「Bearer abc」 x", "authorization: [field] x"),
+        ("authorization: “Bearer abc” x", "authorization: [field] x"),
+        ("authorization: 客户：Bearer abc。", "authorization: [field]"),
+        ("password=(a)b, c", "password=[field], c"),
+        ("password=(a b) c", "password=[field] c"),
+        ("password: <b>a</b>", "password: [field]</b>"),
+        // What is found only together with the first word.
+        ("authorization: (bearer HSuQEcGwvfe8j3AFyLiSXyzA3QEJVfbjfk8IQbDcfS9AG16v5v3V", "authorization: [field]"),
+        ("token: 4111 1111 1111 1111, 12", "token: [field], 12"),
+        ("token: phone 030 1234567 x", "token: [field] x"),
+        ("token: x 4111 1111 1111 1111", "token: [field] [card]"),
+        (
+            "password: -----BEGIN PRIVATE KEY-----\nMIIEvQabcdefghij\nabcdefgh\n-----END PRIVATE KEY-----\nx",
+            "password: [field]\nx",
+        ),
+        ("password: -----BEGIN PRIVATE KEY-----\nMIIEvQabcdefghij\n", "password: [field]\n"),
     ] {
         assert_eq!(text(given), expected, "{given}");
         assert_eq!(text(expected), expected, "{expected}");
@@ -779,6 +858,48 @@ fn texts() {
     assert_eq!(String::from_utf8_lossy(&out), "password: no more b");
 }
 
+/// What a line is replaced by does not hide that a key began in it: its other lines go with it.
+#[test]
+fn keys_that_begin_where_nothing_is_shown() {
+    let (lines, end) = ("Ab1/".repeat(16) + "\n" + &"Cd1/".repeat(16), "-----END PRIVATE KEY-----");
+    let key = format!("-----BEGIN PRIVATE KEY-----\n{lines}\n{end}");
+    let long = "lorem, ".repeat(10_000);
+    let base64 = "Ab1/".repeat(20_000);
+    for (text, expected, unscanned) in [
+        (format!("a\n{long}{key}\nb\n"), "a\n[UNSCANNED]\n\nb\n", 1),
+        (format!("{long}{key} b"), "[UNSCANNED]\n b", 1),
+        (format!("{long}\n{key}\nb"), "[UNSCANNED]\n[private_key]\nb", 1),
+        (format!("{long}{key}\n{long}{key}\nb"), "[UNSCANNED]\n\n[UNSCANNED]\n\nb", 2),
+        (format!("-----BEGIN PRIVATE KEY-----\n{base64}\n{lines}\n{end}\nb"), "[private_key][UNSCANNED]\n\nb", 1),
+        (format!("password: {key}\nb"), "password: [field]\n\nb", 0),
+        (format!("password: {key}, b"), "password: [field]\n, b", 0),
+        (format!("secret=x {key}\nb"), "secret=[field] [private_key]\nb", 0),
+        (format!("{long}-----BEGIN PRIVATE KEY-----\n{lines}"), "[UNSCANNED]\n", 1),
+        (format!("{long}-----BEGIN CERTIFICATE-----\n{lines}"), &*format!("[UNSCANNED]\n{lines}"), 1),
+    ] {
+        let rules = with(Kind::Mask, &[]);
+        for sizes in [[usize::MAX, 1], [1, 1], [4095, 3], [65_536, 1]] {
+            let (mut out, mut findings, mut body, mut rest) =
+                (Vec::new(), Findings::default(), Body::text(&rules), text.as_bytes());
+            for size in sizes.iter().cycle() {
+                let (part, after) = rest.split_at((*size).min(rest.len()));
+                body.push(&rules, part, &mut out, &mut findings);
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            body.finish(&rules, &mut out, &mut findings).unwrap();
+            let start: String = text.chars().take(60).collect();
+            assert_eq!(
+                (&*String::from_utf8_lossy(&out), findings.unscanned()),
+                (expected, unscanned),
+                "{start} in {sizes:?}"
+            );
+        }
+    }
+}
+
 /// Hostile text takes no more time than its length: this would not end.
 #[test]
 fn long_texts() {
@@ -795,6 +916,10 @@ fn long_texts() {
         "/?",
         "\\\"pin\\\":",
         "token=[",
+        "token=(",
+        "token=<",
+        "token: 4111 ",
+        "token: bearer ",
         "a=",
     ] {
         let long = piece.repeat(40_000);

@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::as_conversions,
     clippy::arithmetic_side_effects,
     reason = "a test that is wrong shall stop"
 )]
@@ -317,7 +318,7 @@ fn the_key_comes_from_the_environment() {
         let done = proxy.exchange("in", 0, &request, &ok(&[]));
         // What HMAC-SHA-256 of 123456789 begins with.
         assert_eq!(state(&done, "path").unwrap(), "/[us_ssn_d1be6505f2b72976]", "{how}");
-        for (key, problem) in [(None, "is no environment variable of the VM"), (Some("short"), "is too short")] {
+        for (key, problem) in [(None, "is no variable of the environment"), (Some("short"), "is too short")] {
             let (proxy, taken) = with(&code, key);
             let said: Vec<String> = proxy.log().into_iter().map(|line| line.text).collect();
             assert!(
@@ -343,6 +344,12 @@ fn a_wrong_configuration_is_refused_with_the_place_and_the_cure() {
         (r#"{"hmac_key": "abc"}"#, "hmac_key", "is too short, give 32 bytes at least"),
         (r#"{"hmac_key": "0123456789abcdef0123456789abcdef", "hmac_key_env": "A"}"#, "hmac_key_env", "is given beside"),
         (r#"{"action": {"kind": "replace", "with": "ann@example.com"}}"#, "", "is itself what a rule finds"),
+        (r#"{"action": {"kind": "replace", "with": "a\nb"}}"#, "action.with", "is too long or not in one line"),
+        (
+            r#"{"detectors": [{"name": "card", "action": {"kind": "replace", "with": "....................................................................."}}]}"#,
+            "detectors[0].action.with",
+            "is too long or not in one line, give up to 64 bytes",
+        ),
     ] {
         let said = refused(configuration);
         assert!(said.contains(&format!("`{place}")) || place.is_empty(), "{configuration}: {said}");

@@ -203,7 +203,6 @@ fn scrub(options: &Scrub, coloured: bool) -> Result<ExitCode, (anyhow::Error, u8
 fn rules(options: &Scrub) -> Result<Rules> {
     let file = options.config.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     let config = options.config.as_deref().map(settings::read).transpose()?.unwrap_or_default();
-    let config = settings::with_key(config).context(file.clone())?;
     // The configuration itself is checked too, not only what is left of it where all rules mask.
     let rules = Rules::new(&config).context(file)?;
     Ok(if options.explain { Rules::new(&scrub::masking(&config))? } else { rules })

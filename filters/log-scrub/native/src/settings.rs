@@ -1,8 +1,7 @@
 //! The filter's configuration, from a file in YAML or JSON.
 
 use anyhow::{Context as _, Result, bail};
-use kit::Refusal;
-use log_scrub::config::{Config, Secret};
+use log_scrub::config::Config;
 use std::path::Path;
 
 /// Reads a file. Nothing at all is an empty configuration, as it is for the filter.
@@ -36,22 +35,6 @@ pub fn parse(text: &str) -> Result<Config> {
         return Ok(Config::default());
     }
     Ok(kit::config::parse(&serde_json::to_vec(&tree)?)?)
-}
-
-/// Puts the key of `hmac_key_env` where the rules find it: here it is a variable of this process, not of a VM.
-///
-/// # Errors
-/// If there is no such variable, or a key beside it.
-pub fn with_key(mut config: Config) -> Result<Config, Refusal> {
-    if let Some(name) = config.hmac_key_env.take() {
-        if config.hmac_key.is_some() {
-            return Err(Refusal::at("hmac_key_env", "is given beside `hmac_key`, take one out"));
-        }
-        let key = std::env::var(&name);
-        let key = key.map_err(|_| Refusal::at("hmac_key_env", "is no variable of the environment, set it"))?;
-        config.hmac_key = Some(Secret(key));
-    }
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -5,10 +5,7 @@ use log_scrub_native::corpus::{self, Figures, Row};
 use log_scrub_native::values::RULES;
 
 /// Rules that do not reach 0.99 in both yet: the least recall and the least precision, and why. A rule that got better has to leave.
-const BELOW: [(&str, f64, f64); 1] = [
-    // National numbers in brackets are missed; and in a text, the word in the line before counts for the next one's number.
-    ("phone", 0.98, 0.98),
-];
+const BELOW: [(&str, f64, f64); 0] = [];
 
 fn figures(requests: u32) -> Figures {
     corpus::measure(&corpus::rules().unwrap(), requests, 1)
@@ -33,14 +30,18 @@ fn recall_and_precision() {
     assert!(wrong.is_empty(), "{wrong:#?}\n{:#?}", figures.examples);
 }
 
-/// One in a hundred thousand at most is the aim. All of them take long, so a tenth is tried, with one that is chance.
+/// One in a hundred thousand at most. But of span ids, one of 1800 has digits only, and of such one of 40 has the form of a
+/// card: where the name says nothing, as `q`, so many have to be taken for one.
 #[test]
 fn ids_are_left_alone() {
     let mut figures = Figures::default();
-    corpus::try_ids(&corpus::rules().unwrap(), &mut figures, corpus::IDS_EACH / 10, 1);
-    let bad: Vec<_> = figures.ids.iter().filter(|(_, count)| **count > 1).collect();
+    corpus::try_ids(&corpus::rules().unwrap(), &mut figures, corpus::IDS_EACH, 1);
+    let most = |kind: &str| if kind == "span id" { 4 } else { 1 };
+    let bad: Vec<_> = figures.ids.iter().filter(|(kind, count)| **count > most(kind)).collect();
     assert_eq!(figures.ids.len(), log_scrub_native::values::IDS.len());
     assert!(bad.is_empty(), "{bad:?}\n{:#?}", figures.examples);
+    let spans = figures.examples.get("id touched: span id").map_or(&[][..], Vec::as_slice);
+    assert!(spans.iter().all(|example| example.starts_with("q=")), "{spans:?}");
 }
 
 #[test]

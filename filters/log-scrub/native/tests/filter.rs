@@ -18,7 +18,7 @@ const REQUESTS: u64 = 10;
 /// What the filter is to look at: all of the request.
 fn outputs(cases: &[Case], together: bool) -> Value {
     let names = |of: fn(&Case) -> &Headers| {
-        let mut names: Vec<&str> = cases.iter().flat_map(|case| of(case)).map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<&str> = cases.iter().flat_map(of).map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names.retain(|name| !["content-length", "content-encoding", "host"].contains(name));

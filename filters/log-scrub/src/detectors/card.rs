@@ -8,6 +8,7 @@ use super::Found;
 use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
+use core::ops::RangeInclusive;
 
 const WORDS: [&[u8]; 32] = [
     b"card",
@@ -48,10 +49,8 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
     if from.len() < 4 || matches!(view.at(from.start), b'0' | b'7') {
         return None;
     }
+    let kind = kind(view.slice(from.start, from.end))?;
     let mut digits = [0_u8; 19];
-    if is_in_account(view, from.start) {
-        return None;
-    }
     let (mut count, mut groups, mut best, mut was_common) = (0_usize, 0_usize, None, false);
     for group in cluster.joined(view, from) {
         let text = view.slice(group.start, group.end);
@@ -71,7 +70,7 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         }
         // Nor is a rare one when more is joined to it.
         best = best.filter(|_| was_common);
-        let Some(common) = issued(number) else { continue };
+        let Some(common) = kind.issues(count) else { continue };
         if !luhn(number) || !stands_alone(view, from.start, group.end) {
             continue;
         }
@@ -84,7 +83,74 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
             was_common = common;
         }
     }
-    best
+    best.filter(|_| !is_in_account(view, from.start))
+}
+
+/// Whether a card may be what a row of groups begins with, the first of them of four or eight digits; a quick guess,
+/// never wrong where it says no.
+pub(crate) fn may_begin(row: &[u8]) -> bool {
+    let fours = row.first_chunk().and_then(fours);
+    if fours == Some([false; 2]) {
+        return false;
+    }
+    let Some(kind) = row.first_chunk::<4>().and_then(|first| kind(first)) else { return false };
+    if let Some([twelve, sixteen]) = fours {
+        return (twelve && kind.rare.contains(&12)) || (sixteen && kind.rare.contains(&16));
+    }
+    // The digits doubled that stand at even places, and those at odd ones.
+    let (mut sums, mut count) = ([0_u32; 2], 0_usize);
+    let mut sign = 0;
+    let mut bytes = row.iter();
+    loop {
+        // Beyond the window there may be more.
+        let Some(byte) = bytes.next().copied() else { return true };
+        if byte.is_ascii_digit() {
+            let digit = u32::from(byte.wrapping_sub(b'0'));
+            let doubled = if digit > 4 { digit.wrapping_mul(2).wrapping_sub(9) } else { digit.wrapping_mul(2) };
+            let [even, odd] = sums;
+            sums = if count.is_multiple_of(2) {
+                [even.wrapping_add(doubled), odd.wrapping_add(digit)]
+            } else {
+                [even.wrapping_add(digit), odd.wrapping_add(doubled)]
+            };
+            count = count.wrapping_add(1);
+            if count > *kind.rare.end() {
+                return false;
+            }
+            continue;
+        }
+        let [even, odd] = sums;
+        let sum = if count.is_multiple_of(2) { even } else { odd };
+        if kind.rare.contains(&count) && sum.is_multiple_of(10) {
+            return true;
+        }
+        if !matches!(byte, b' ' | b'-') || (sign != 0 && sign != byte) {
+            return false;
+        }
+        sign = byte;
+    }
+}
+
+/// Of five groups of four digits with the same sign between: whether the first twelve pass Luhn's test, and the first
+/// sixteen.
+fn fours(row: &[u8; 24]) -> Option<[bool; 2]> {
+    let [a, b, c, d, first, e, f, g, h, second, i, j, k, l, third, m, n, o, p, fourth, q, r, s, t] = *row;
+    let groups = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p], [q, r, s, t]].map(u32::from_le_bytes);
+    // All digits: in each byte the high half is three, and stays so with six more.
+    let digits = |group: &u32| group & group.wrapping_add(0x0606_0606) & 0xF0F0_F0F0 == 0x3030_3030;
+    if !matches!(first, b' ' | b'-') || [second, third, fourth] != [first; 3] || !groups.iter().all(digits) {
+        return None;
+    }
+    // The first and the third of a group are doubled.
+    let sum = |group: u32| {
+        let (doubled, plain) = (group & 0x000F_000F, group >> 8 & 0x000F_000F);
+        let carried = doubled.wrapping_add(0x007B_007B) >> 7 & 0x0001_0001;
+        let sums = doubled.wrapping_mul(2).wrapping_add(plain).wrapping_sub(carried.wrapping_mul(9));
+        (sums & 0xFFFF).wrapping_add(sums >> 16)
+    };
+    let [a, b, c, d, _] = groups.map(sum);
+    let twelve = a.wrapping_add(b).wrapping_add(c);
+    Some([twelve.is_multiple_of(10), twelve.wrapping_add(d).is_multiple_of(10)])
 }
 
 /// Whether it is a part of what begins as an IBAN in print: `GB29 NWBK 6016`.
@@ -121,11 +187,23 @@ fn is_often_long(number: &[u8]) -> bool {
     matches!(number, [b'5', b'0' | b'6'..=b'8', ..] | [b'6', b'2' | b'3' | b'7', ..])
 }
 
-/// Whether there are cards with such numbers, and whether most of their kind have this length.
-fn issued(number: &[u8]) -> Option<bool> {
-    if !(12..=19).contains(&number.len()) {
-        return None;
+/// A range of numbers.
+struct Kind {
+    /// How many digits most have.
+    common: &'static [usize],
+    /// How many any has.
+    rare: RangeInclusive<usize>,
+}
+
+impl Kind {
+    /// Whether there are cards with so many digits, and whether most of their kind have as many.
+    fn issues(&self, length: usize) -> Option<bool> {
+        self.rare.contains(&length).then(|| self.common.contains(&length))
     }
+}
+
+/// The kind of cards whose numbers begin so.
+fn kind(number: &[u8]) -> Option<Kind> {
     let first = |digits: usize| {
         number
             .iter()
@@ -133,11 +211,11 @@ fn issued(number: &[u8]) -> Option<bool> {
             .fold(0_u32, |sum, digit| sum.wrapping_mul(10).wrapping_add(u32::from(digit.wrapping_sub(b'0'))))
     };
     let (two, three, four) = (first(2), first(3), first(4));
-    let (common, rare): (&[usize], core::ops::RangeInclusive<usize>) = match (two, three, four) {
+    let (common, rare): (&[usize], RangeInclusive<usize>) = match (two, three, four) {
         // American Express.
         (34 | 37, ..) => (&[15], 15..=15),
         // Diners Club.
-        (36 | 38 | 39, ..) | (_, 300..=305 | 309, _) => (&[14, 16], 14..=19),
+        (36 | 38 | 39, ..) | (_, 300..=305 | 309, _) => (&[14], 14..=19),
         // JCB.
         (_, _, 3528..=3589) => (&[16], 16..=19),
         // Visa.
@@ -165,7 +243,7 @@ fn issued(number: &[u8]) -> Option<bool> {
         (50 | 56..=58 | 61 | 63 | 66..=69, ..) => (&[], 12..=19),
         _ => return None,
     };
-    rare.contains(&number.len()).then(|| common.contains(&number.len()))
+    Some(Kind { common, rare })
 }
 
 fn luhn(number: &[u8]) -> bool {
@@ -179,7 +257,24 @@ fn luhn(number: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::testing::{found, untouched};
+    use kit::prelude::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn fours_are_as_one_by_one(text in "[0-9]{4}( [0-9]{4}){4}|[0-9]{4}([ -][0-9:/]{4}){4}") {
+            let row = text.as_bytes().first_chunk().unwrap();
+            let digits = text.bytes().filter(u8::is_ascii_digit).collect::<Vec<_>>();
+            let same = text.matches(' ').count() == 4 || text.matches('-').count() == 4;
+            let expected = (digits.len() == 20 && same).then(|| [12, 16].map(|count| luhn(&digits[..count])));
+            // Zeros alone are no number, which is of no matter here.
+            if !text.starts_with("0000 0000 0000") {
+                prop_assert_eq!(fours(row), expected, "{}", text);
+            }
+        }
+    }
 
     #[test]
     fn cards() {
@@ -254,6 +349,10 @@ mod tests {
                 "4111111111111111-abcd-1234",
                 "\"order_id\":\"4111111111111111\"",
                 "trace=4111111111111111",
+                "{\"parent\":\"4111111111111111\",\"parentId\":\"4111111111111111\"}",
+                "span_id=4111111111111111&nonce=4111111111111111&x-b3-parentspanid: 4111111111111111",
+                // As Diners Club has them, sixteen are rare.
+                "3600000000000008",
             ],
         );
     }

@@ -7,22 +7,8 @@ use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
-const WORDS: [&[u8]; 14] = [
-    b"id-card",
-    b"id-no",
-    b"id_number",
-    b"idnumber",
-    b"id number",
-    b"id_card",
-    b"idcard",
-    b"id card",
-    b"idno",
-    b"id_no",
-    b"identity",
-    b"resident",
-    "身份证".as_bytes(),
-    "证件".as_bytes(),
-];
+const WORDS: [&[u8]; 7] =
+    [b"id_card", b"id_number", b"id_no", b"identity", b"resident", "身份证".as_bytes(), "证件".as_bytes()];
 
 pub(super) fn find(view: &View<'_>, _: &Cluster, group: Group) -> Option<Found> {
     let end = match (group.len(), view.at(group.end)) {
@@ -96,6 +82,9 @@ mod tests {
                 ("身份证 110105491231002", "身份证 [cn_id]"),
                 ("id_card=110105491231002&", "id_card=[cn_id]&"),
                 ("id-card: 110105491231002", "id-card: [cn_id]"),
+                ("id card 110105491231002, userIdCard=110105491231002", "id card [cn_id], userIdCard=[cn_id]"),
+                ("id.card=110105491231002&ID-NO=110105491231002", "id.card=[cn_id]&ID-NO=[cn_id]"),
+                ("id-number: 110105491231002; idNumbers 110105491231002", "id-number: [cn_id]; idNumbers [cn_id]"),
             ],
         );
     }
@@ -114,6 +103,9 @@ mod tests {
                 "11010519491231002XY",
                 "1011010519491231002X",
                 "order_id=11010519491231002X",
+                "id note 110105491231002",
+                "valid card 110105491231002",
+                "id--card 110105491231002",
             ],
         );
     }

@@ -32,7 +32,7 @@ pub(super) fn find(view: &View<'_>) -> Look {
 
 fn number(view: &View<'_>) -> Option<Found> {
     let start = view.anchor();
-    let country = view.slice(start, start.saturating_add(2));
+    let country = view.slice(start, start.saturating_add(2)).first_chunk::<2>()?;
     if view.word_before(start) || !view.at(start.saturating_add(3)).is_ascii_digit() {
         return None;
     }

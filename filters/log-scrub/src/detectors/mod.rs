@@ -27,6 +27,7 @@ mod stripe_key;
 mod us_ssn;
 mod vendors;
 
+pub(crate) use card::may_begin as may_begin_card;
 pub(crate) use email::covering as email_covering;
 pub(crate) use ip::network as ip_network;
 
@@ -46,8 +47,8 @@ pub(crate) struct Detector {
 /// How a detector looks.
 #[derive(Clone, Copy)]
 pub(crate) enum Find {
-    /// At an anchor.
-    Anchor(fn(&View<'_>) -> Look),
+    /// At an anchor whose first byte is one of these; any if there are none.
+    Anchor(&'static [u8], fn(&View<'_>) -> Look),
     /// At an anchor, for tokens that begin with their issuer's mark.
     Token(&'static [vendors::Form]),
     /// At the beginning of a group of digits.
@@ -55,14 +56,29 @@ pub(crate) enum Find {
 }
 
 impl Find {
+    /// With what the anchors begin at which something may be: a set in which a byte is its lowest bits.
+    pub(crate) fn heads(&self) -> u64 {
+        let set = |bytes: &mut dyn Iterator<Item = u8>| bytes.fold(0, |set, byte| set | head(byte));
+        match self {
+            Self::Anchor([], _) | Self::Digits(_) => u64::MAX,
+            Self::Anchor(heads, _) => set(&mut heads.iter().copied()),
+            Self::Token(forms) => set(&mut forms.iter().flat_map(vendors::Form::heads)),
+        }
+    }
+
     /// Looks at the anchor of the view.
     pub(crate) fn at_anchor(&self, view: &View<'_>) -> Look {
         match self {
-            Self::Anchor(find) => find(view),
+            Self::Anchor(_, find) => find(view),
             Self::Token(forms) => vendors::find(view, forms),
             Self::Digits(_) => Look::Nothing,
         }
     }
+}
+
+/// A set of one, as in [`Find::heads`].
+pub(crate) fn head(byte: u8) -> u64 {
+    1 << (byte & 63)
 }
 
 /// What of a value is its own, whichever way it was written: the same value gives the same token.
@@ -119,7 +135,7 @@ pub(crate) enum Tail {
 }
 
 /// Whether a byte belongs to the value.
-pub(crate) enum Step {
+enum Step {
     /// It does.
     In,
     /// It does, as the last.
@@ -129,7 +145,19 @@ pub(crate) enum Step {
 }
 
 impl Tail {
-    pub(crate) fn step(&mut self, byte: u8) -> Step {
+    /// How much of a text belongs to the value, and whether it ended.
+    pub(crate) fn of(&mut self, text: &[u8]) -> (usize, bool) {
+        for (at, byte) in text.iter().enumerate() {
+            match self.step(*byte) {
+                Step::In => {}
+                Step::Last => return (at.saturating_add(1), true),
+                Step::Out => return (at, true),
+            }
+        }
+        (text.len(), matches!(self, Self::None))
+    }
+
+    fn step(&mut self, byte: u8) -> Step {
         match self {
             Self::None => Step::Out,
             Self::Token => {
@@ -151,7 +179,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER,
-        find: Find::Anchor(jwt::find),
+        find: Find::Anchor(b"e", jwt::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -159,7 +187,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::SCHEME,
-        find: Find::Anchor(credentials::find),
+        find: Find::Anchor(&[], credentials::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -167,7 +195,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER,
-        find: Find::Anchor(private_key::find),
+        find: Find::Anchor(b"B", private_key::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -175,7 +203,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Secrets,
         default: true,
         anchors: anchors::UPPER | anchors::DASH,
-        find: Find::Anchor(aws_key::find),
+        find: Find::Anchor(b"Ap", aws_key::find),
         normal: Normal::Exact,
     },
     Detector {
@@ -255,7 +283,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Financial,
         default: true,
         anchors: anchors::COUNTRY,
-        find: Find::Anchor(iban::find),
+        find: Find::Anchor(&[], iban::find),
         normal: Normal::Alphanumeric,
     },
     Detector {
@@ -287,7 +315,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Pii,
         default: true,
         anchors: anchors::AT,
-        find: Find::Anchor(email::find),
+        find: Find::Anchor(&[], email::find),
         normal: Normal::Lower,
     },
     Detector {
@@ -295,7 +323,7 @@ pub(crate) const ALL: &[Detector] = &[
         pack: Pack::Pii,
         default: false,
         anchors: anchors::ADDRESS,
-        find: Find::Anchor(ip::find),
+        find: Find::Anchor(&[], ip::find),
         normal: Normal::Lower,
     },
 ];

@@ -7,7 +7,7 @@ use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 use core::ops::RangeInclusive;
 
-const WORDS: [&[u8]; 48] = [
+const WORDS: [&[u8]; 45] = [
     b"phone",
     b"mobile",
     b"mobil",
@@ -35,10 +35,7 @@ const WORDS: [&[u8]; 48] = [
     b"komorka",
     b"mobiel",
     b"telemovel",
-    b"contact number",
     b"contact_number",
-    b"contactnumber",
-    b"contact no",
     b"contact_no",
     "téléphone".as_bytes(),
     "teléfono".as_bytes(),
@@ -303,6 +300,11 @@ mod tests {
                 ),
                 ("msisdn=491511234567&contact_number=9876543210", "msisdn=[phone]&contact_number=[phone]"),
                 ("phone: 555-123-4567", "phone: [phone]"),
+                ("contact-number: 9876543210, contactNo=9876543210", "contact-number: [phone], contactNo=[phone]"),
+                (
+                    "contact.number: 9876543210; contact number 9876543210",
+                    "contact.number: [phone]; contact number [phone]",
+                ),
                 ("\"phoneNumber\":\"(555) 123-4567\"", "\"phoneNumber\":\"[phone]\""),
                 ("Call me at 030 1234567!", "Call me at [phone]!"),
                 ("电话：010-12345678", "电话：[phone]"),
@@ -351,6 +353,7 @@ mod tests {
                 "called 1999-12-31 23:59",
                 "phone order_id=5551234567",
                 "hotel 5551234567",
+                "contact notes 5551234567",
                 "+08:00",
                 "phone 123",
                 "phone v1.234.567",

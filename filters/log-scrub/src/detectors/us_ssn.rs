@@ -6,7 +6,7 @@ use crate::context;
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
-const WORDS: [&[u8]; 5] = [b"ssn", b"social security", b"social_security", b"socialsecurity", b"social-security"];
+const WORDS: [&[u8]; 2] = [b"ssn", b"social_security"];
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
     if from.len() == 9 {

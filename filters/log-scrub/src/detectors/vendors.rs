@@ -17,6 +17,13 @@ pub(crate) struct Form {
     pub(super) fits: fn(&[u8]) -> bool,
 }
 
+impl Form {
+    /// What stands where the anchor is.
+    pub(super) fn heads(&self) -> impl Iterator<Item = u8> + '_ {
+        self.prefixes.iter().filter_map(|prefix| prefix.get(self.anchor).copied())
+    }
+}
+
 /// How long a token is, without its prefix.
 pub(crate) enum Length {
     Exactly(usize),

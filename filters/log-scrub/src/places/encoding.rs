@@ -39,11 +39,11 @@ pub(super) const AUTHORITY: Code = Code { usual: Layer::Percent, signs: b"!$'()+
 pub(super) const QUERY: Code = Code { usual: Layer::Plus, signs: b"!$'()+,/:@<>" };
 
 impl Code {
-    /// Cleans a text in every reading; none if there was nothing to find.
+    /// Cleans a text in every reading, the one in which most is found first; none if there was nothing to find.
     pub(super) fn clean(self, scan: Scan<'_>, name: &str, raw: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
         settle(raw, findings, |raw, findings| {
             let mut clean: Option<Vec<u8>> = None;
-            for layers in READINGS {
+            for layers in readings(scan, name, raw) {
                 let Some(text) = read(layers, clean.as_deref().unwrap_or(raw)) else { continue };
                 if let Some(text) = scan.value(name, &text, findings) {
                     clean = Some(layers.iter().rev().fold(text, |text, layer| self.encode(*layer, &text)));
@@ -85,6 +85,21 @@ impl Code {
         }
         out
     }
+}
+
+/// The readings, that one first in which most of a text is of values: another one may find just the end of what this one
+/// finds, such as the last groups of a number.
+fn readings(scan: Scan<'_>, name: &str, raw: &[u8]) -> [&'static [Layer]; 4] {
+    let mut all = READINGS;
+    if READINGS.iter().skip(1).any(|layers| read(layers, raw).is_some()) {
+        all.sort_by_cached_key(|layers| {
+            let found = read(layers, raw).map_or(0, |text| {
+                scan.rules.values(name, &text, text.len()).fold(0_usize, |sum, value| sum.saturating_add(value.len()))
+            });
+            core::cmp::Reverse(found)
+        });
+    }
+    all
 }
 
 /// Takes layers off; none if another reading gives the same text.

@@ -238,6 +238,10 @@ impl<'r> Scan<'r> {
 
     fn value_once(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
         let Some(depth) = self.depth.checked_sub(1) else { return changed(self.rules.scrub(name, text, findings)) };
+        // What stands for a value that was found, and is mostly all that was left of it.
+        if is_mask(text) && !self.rules.may_hold(text) && self.rules.field(name).is_none() {
+            return None;
+        }
         let inner = Self { depth, ..self };
         if json::looks_so(text) {
             let mut found = findings.clone();
@@ -263,6 +267,12 @@ impl<'r> Scan<'r> {
         };
         again.or(clean)
     }
+}
+
+/// Whether a text is the name of a rule in brackets. As JSON it says nothing either.
+fn is_mask(text: &[u8]) -> bool {
+    let name = text.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    name.is_some_and(|name| name.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_'))
 }
 
 /// Cleans a text until nothing changes any more; none if nothing did.

@@ -6,7 +6,8 @@
 
 use super::cookie::{cookie, set_cookie};
 use super::encoding::goes_on_as_utf8;
-use super::{Edit, LONG, Scan, UNSCANNED, Why, changed, settle, url};
+use super::{Edit, LONG, ROUNDS, Scan, UNSCANNED, Why, changed, settle, url};
+use crate::detectors::Tail;
 use crate::{Findings, Rule, Rules, Stream, fields};
 use alloc::borrow::Cow;
 use kit::alloc;
@@ -20,6 +21,27 @@ const TAG: usize = 256;
 
 /// The most spaces between a name, its sign and its value.
 const SPACES: usize = 16;
+
+/// How far behind a word there is what it says something of.
+const NEAR: usize = 64;
+
+/// Brackets and quotes that a value may stand in, but for those of ASCII that end it and those of JSON.
+const BRACKETS: [(&str, &str); 14] = [
+    ("(", ")"),
+    ("<", ">"),
+    ("«", "»"),
+    ("‹", "›"),
+    ("“", "”"),
+    ("„", "“"),
+    ("‘", "’"),
+    ("（", "）"),
+    ("「", "」"),
+    ("『", "』"),
+    ("【", "】"),
+    ("《", "》"),
+    ("［", "］"),
+    ("｛", "｝"),
+];
 
 /// What is no secret, whatever it is assigned to.
 const WORDS: [&[u8]; 13] = [
@@ -58,8 +80,12 @@ pub fn text<'t>(rules: &Rules, name: &str, text: &'t [u8], findings: &mut Findin
 pub(super) struct Lines {
     stream: Stream,
     line: Vec<u8>,
-    /// Whether the rest of the line is passed over.
-    skips: bool,
+    /// Of a line that is too long, what goes on behind it.
+    skips: Option<Box<Behind>>,
+    /// What of a value goes on in the line.
+    tail: Option<Tail>,
+    /// Whether something stands for that value already.
+    is_covered: bool,
     /// The beginning of a character.
     partial: Vec<u8>,
     failed: bool,
@@ -73,7 +99,15 @@ impl core::fmt::Debug for Lines {
 
 impl Lines {
     pub(super) fn new(rules: &Rules) -> Self {
-        Self { stream: rules.stream(""), line: Vec::new(), skips: false, partial: Vec::new(), failed: false }
+        Self {
+            stream: rules.stream(""),
+            line: Vec::new(),
+            skips: None,
+            tail: None,
+            is_covered: false,
+            partial: Vec::new(),
+            failed: false,
+        }
     }
 
     pub(super) fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
@@ -83,10 +117,15 @@ impl Lines {
             return;
         }
         for line in part.split_inclusive(|byte| *byte == b'\n') {
-            if !self.skips {
-                let room = LONG.saturating_sub(self.line.len());
-                self.line.extend_from_slice(line.get(..room).unwrap_or(line));
-                self.skips = line.len() > room;
+            if let Some(behind) = &mut self.skips {
+                behind.push(rules, line);
+            } else {
+                self.line.extend_from_slice(line);
+                if self.line.len() > LONG {
+                    let mut behind = Box::new(Behind { tail: self.tail.take(), stream: rules.stream("") });
+                    behind.push(rules, &self.line);
+                    self.skips = Some(behind);
+                }
             }
             if line.ends_with(b"\n") {
                 self.end(rules, out, findings);
@@ -95,15 +134,41 @@ impl Lines {
     }
 
     fn end(&mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) {
-        if core::mem::take(&mut self.skips) {
+        let mut line = core::mem::take(&mut self.line);
+        if let Some(behind) = self.skips.take() {
             findings.add_unscanned();
             self.stream.push(rules, &[UNSCANNED, b"\n"].concat(), out, findings);
+            self.tail = behind.end(rules);
+            self.is_covered = true;
         } else {
-            let scan = Scan::new(rules);
-            let clean = settle(&self.line, findings, |line, findings| scan.taken_apart(line, findings));
-            self.stream.push(rules, clean.as_deref().unwrap_or(&self.line), out, findings);
+            self.short(rules, &line, out, findings);
         }
-        self.line.clear();
+        line.clear();
+        self.line = line;
+    }
+
+    fn short(&mut self, rules: &Rules, line: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
+        let mut rest = line;
+        if let Some(tail) = &mut self.tail {
+            let (taken, ended) = tail.of(line);
+            let (value, after) = line.split_at_checked(taken).unwrap_or((line, &[]));
+            if !self.is_covered {
+                self.stream.push(rules, value, out, findings);
+            }
+            if !ended {
+                return;
+            }
+            self.tail = None;
+            rest = after;
+        }
+        let scan = Scan::new(rules);
+        let clean = settle(rest, findings, |line, findings| scan.taken_apart(line, findings));
+        self.stream.push(rules, clean.as_deref().unwrap_or(rest), out, findings);
+        // What goes on in the next line begins with such.
+        if memchr::memmem::find(rest, b"-----BEGIN ").is_some() {
+            self.tail = Behind::line(rules, rest);
+            self.is_covered = clean.is_some_and(|clean| Behind::line(rules, &clean).is_none());
+        }
     }
 
     /// Why nothing that was written may be used.
@@ -112,11 +177,44 @@ impl Lines {
     }
 
     pub(super) fn finish(mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) -> Result<(), Why> {
-        if !self.line.is_empty() {
+        if !self.line.is_empty() || self.skips.is_some() {
             self.end(rules, out, findings);
         }
         self.stream.finish(rules, out, findings);
         if self.failed || !self.partial.is_empty() { Err(Why::Encoding) } else { Ok(()) }
+    }
+}
+
+/// Looks through text that is not shown for what goes on behind it.
+struct Behind {
+    /// What of a value goes on in what comes.
+    tail: Option<Tail>,
+    stream: Stream,
+}
+
+impl Behind {
+    /// What goes on behind a line.
+    fn line(rules: &Rules, line: &[u8]) -> Option<Tail> {
+        let mut behind = Self { tail: None, stream: rules.stream("") };
+        behind.push(rules, line);
+        behind.end(rules)
+    }
+
+    fn push(&mut self, rules: &Rules, text: &[u8]) {
+        let mut rest = text;
+        if let Some(tail) = &mut self.tail {
+            let (taken, ended) = tail.of(text);
+            if !ended {
+                return;
+            }
+            self.tail = None;
+            rest = text.get(taken..).unwrap_or(&[]);
+        }
+        self.stream.push(rules, rest, &mut Vec::new(), &mut Findings::default());
+    }
+
+    fn end(self, rules: &Rules) -> Option<Tail> {
+        self.tail.or_else(|| self.stream.goes_on(rules))
     }
 }
 
@@ -220,7 +318,7 @@ impl Scan<'_> {
             (true, name) if name.eq_ignore_ascii_case(b"cookie") => How::Cookie,
             (true, name) if name.eq_ignore_ascii_case(b"set-cookie") => How::SetCookie,
             _ => {
-                let (start, end) = value(text, start, quoted);
+                let (start, end) = self.whole(text, start, quoted);
                 return Some(Assigned { rule, start, end, how: How::Value });
             }
         };
@@ -267,8 +365,30 @@ impl Scan<'_> {
             return None;
         }
         let rule = self.field(rest.get(..length)?)?;
-        let (start, end) = value(text, inside.saturating_add(length).saturating_add(1), false);
+        let (start, end) = self.whole(text, inside.saturating_add(length).saturating_add(1), false);
         Some(Assigned { rule, start, end, how: How::Value })
+    }
+
+    /// Where a value is that begins at a position, with what would not be found any more without its first word: the
+    /// rest of a number in groups, of a key, or what this word said something of.
+    fn whole(self, text: &[u8], at: usize, strict: bool) -> (usize, usize) {
+        let (start, mut end) = value(text, at, strict);
+        // In quotes it has an end of its own.
+        if start > at || end == start {
+            return (start, end);
+        }
+        for _ in 0..ROUNDS {
+            let near = end.saturating_add(NEAR).saturating_sub(start);
+            let with = self.rules.values("", text.get(start..).unwrap_or(&[]), near);
+            let Some(next) = with.map(|value| start.saturating_add(value.end)).find(|next| *next > end) else { break };
+            let mut without = self.rules.values("", text.get(end..).unwrap_or(&[]), NEAR);
+            if without.next().is_some_and(|value| end.saturating_add(value.end) == next) {
+                break;
+            }
+            end = next;
+        }
+        let kept = text.get(start..end).unwrap_or(&[]).trim_ascii_end().len();
+        (start, start.saturating_add(kept))
     }
 
     /// Cleans URLs, and paths that have a query or are encoded.
@@ -394,12 +514,33 @@ fn plain(text: &[u8], strict: bool) -> usize {
     if mask == 0 && matches!(text, [b'[' | b'{', ..]) {
         return nested(text);
     }
-    let rest = text.get(mask..).unwrap_or(&[]);
-    let ends = |byte: &u8| {
-        matches!(byte, 0..=b' ' | b'"' | b'\'' | b'`' | b'&' | b',' | b';' | b'<')
-            || (strict && matches!(byte, b'}' | b']' | b'\\'))
+    let lead = if mask == 0 { bracket(text) } else { mask };
+    let word = |from: usize| {
+        let rest = text.get(from..).unwrap_or(&[]);
+        let ends = |byte: &u8| {
+            matches!(byte, 0..=b' ' | b'"' | b'\'' | b'`' | b'&' | b',' | b';' | b'<')
+                || (strict && matches!(byte, b'}' | b']' | b'\\'))
+        };
+        from.saturating_add(rest.iter().position(ends).unwrap_or(rest.len()))
     };
-    mask.saturating_add(rest.iter().position(ends).unwrap_or(rest.len()))
+    let end = word(lead);
+    // A scheme behind a bracket, or behind other signs, says nothing.
+    let is_in = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let length = text.get(..end).unwrap_or(text).iter().rev().take_while(is_in).count();
+    let last = text.get(end.saturating_sub(length)..).unwrap_or(&[]);
+    let scheme = fields::scheme(last.get(..NAME).unwrap_or(last));
+    if scheme > 0 { word(end.saturating_add(1)) } else { end }
+}
+
+/// How long what is in brackets is, with these; without the second one, just the first counts. 0 if there is none.
+fn bracket(text: &[u8]) -> usize {
+    let find = |(open, _): &&(&str, &str)| text.starts_with(open.as_bytes());
+    let Some((open, close)) = BRACKETS.iter().find(find).filter(|_| !text.starts_with(b"</")) else { return 0 };
+    let inside = text.get(open.len()..).unwrap_or(&[]);
+    let line = inside.iter().take(TAG).position(|byte| matches!(byte, b'\r' | b'\n'));
+    let inside = inside.get(..line.unwrap_or(TAG)).unwrap_or(inside);
+    let length = memchr::memmem::find(inside, close.as_bytes()).map_or(0, |at| at.saturating_add(close.len()));
+    open.len().saturating_add(length)
 }
 
 /// How long an object or array is, or what of it there is.

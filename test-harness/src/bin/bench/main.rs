@@ -107,7 +107,7 @@ async fn measure(coloured: bool) -> Result<()> {
     let Options { settings, repeat, only, bodies: bodies_only, write } = options()?;
     let begun = Instant::now();
     // As many as give an interval in a tenth of the time of the requests.
-    let body_rounds = settings.rounds / 10 + 1;
+    let body_rounds = (settings.rounds / 10).saturating_add(1);
     let seed = settings.seed;
     let pass = || bodies::measure(body_rounds, seed, progress("bodies, rounds", body_rounds));
     if bodies_only {

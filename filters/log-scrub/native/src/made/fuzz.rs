@@ -151,37 +151,13 @@ pub fn plan(settings: &Settings, random: &mut Random) -> Plan {
         };
         let is_field = matches!(item.fate, Fate::Covered { rule: "field", .. });
         // In plain text no field has a value; and what is broken may be the name that says what a value is.
-        let cannot_be = is_known(&item, body)
-            || body.is_some()
-                && ((is_field && body == Some(BodyKind::Text)) || plan.broken.is_some() && is_named(&item));
+        let cannot_be =
+            body.is_some() && ((is_field && body == Some(BodyKind::Text)) || plan.broken.is_some() && is_named(&item));
         if !cannot_be {
             plan.items.push(item);
         }
     }
     plan
-}
-
-/// What is known to be missed, or covered in part; it would hide all else here. The figures of the corpus have it.
-fn is_known(item: &Item, body: Option<BodyKind>) -> bool {
-    let Fate::Covered { rule, .. } = item.fate else { return false };
-    // A text with several readings, of which one finds the end of what another one has.
-    let read_once = match body {
-        Some(body) => body != BodyKind::Form && item.encoding != Encoding::Url,
-        None => matches!(item.place, Place::Header | Place::UserAgent | Place::ResponseHeader),
-    };
-    let digits = item.text.bytes().filter(u8::is_ascii_digit).count();
-    match rule {
-        "phone" => item.before.ends_with('(') || (item.text.contains(' ') && !read_once),
-        // After a value that goes on to its end, as a JWT does, the next match of a rule of one's own is lost.
-        "staff" => body == Some(BodyKind::Text),
-        // One that begins in a line too long to be looked at goes on in the next.
-        "private_key" => body == Some(BodyKind::Text) && item.before.len() > 1000,
-        // In `authorization: (bearer …` the first word is taken for the value.
-        "credentials" => body == Some(BodyKind::Text) && item.name.contains("authorization") && !item.before.is_empty(),
-        // `id-card` says nothing.
-        "cn_id" => digits == 15 && matches!(item.place, Place::Header | Place::ResponseHeader),
-        _ => false,
-    }
 }
 
 /// Whether an item is found under its name alone.
