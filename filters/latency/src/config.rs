@@ -7,9 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Configuration of latency. Every field may be left out.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Config {
     /// Where in the chain the filter stands. `outer` first and `inner` last in one chain give the time that the filters
     /// between them take; an `inner` does nothing else.
@@ -40,6 +39,21 @@ pub struct Config {
     /// Tells the caller how long it took to the first byte of the response: `server-timing: ttfb;dur=<milliseconds>`.
     pub server_timing: bool,
 }
+
+kit::fields!(Config {
+    role,
+    labels,
+    code,
+    unit,
+    max_series,
+    properties,
+    bytes,
+    exclude,
+    streams,
+    slo,
+    apdex,
+    server_timing
+});
 
 impl Default for Config {
     fn default() -> Self {
@@ -126,15 +140,21 @@ pub enum Unit {
 }
 
 /// What is left for access logs.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(
+    feature = "schema",
+    derive(JsonSchema, serde::Serialize),
+    serde(deny_unknown_fields, default),
+    schemars(inline)
+)]
 pub struct Properties {
     /// Of how many requests.
     pub sample: Ratio,
     /// All of them once more, as one JSON text.
     pub json: bool,
 }
+
+kit::fields!(Properties { sample, json });
 
 impl Default for Properties {
     fn default() -> Self {
@@ -143,15 +163,21 @@ impl Default for Properties {
 }
 
 /// Requests that are not measured.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(
+    feature = "schema",
+    derive(JsonSchema, serde::Serialize),
+    serde(deny_unknown_fields, default),
+    schemars(inline)
+)]
 pub struct Exclude {
     /// By the beginnings of their paths, as clients sent them.
     pub paths: Vec<String>,
     /// By the names of their routes.
     pub routes: Vec<String>,
 }
+
+kit::fields!(Exclude { paths, routes });
 
 /// A service level objective.
 #[derive(Clone, Debug, Deserialize)]

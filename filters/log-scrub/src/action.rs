@@ -1,7 +1,9 @@
 //! What stands for a value that was found.
 
+use crate::config::{How, Kind};
 use crate::detectors::Normal;
 use hmac::{Hmac, KeyInit, Mac};
+use kit::Refusal;
 use kit::prelude::*;
 use sha2::Sha256;
 
@@ -10,6 +12,9 @@ pub(crate) const KEPT: usize = 8;
 
 /// Most `*` in a row; a value's length is its own secret.
 const STARS: usize = 32;
+
+/// The longest text that replaces a value.
+const WITH: usize = 64;
 
 /// A shorter value is covered whole, so that there are three stars at least.
 const LEAST: usize = 4;
@@ -29,6 +34,30 @@ pub(crate) enum Action {
     Hmac { key: Box<Hmac<Sha256>>, digits: usize },
     /// An address's network.
     Network,
+}
+
+impl Action {
+    /// As the operator says it, of an address or of anything else. Once in the module, and not wherever there may be one.
+    #[inline(never)]
+    pub(crate) fn new(how: &How, address: bool, key: Option<&Hmac<Sha256>>) -> Result<Self, Refusal> {
+        let small = |number| usize::try_from(number).unwrap_or(0);
+        Ok(match how.kind {
+            Kind::Mask => Self::Mask,
+            Kind::Partial => Self::Partial { first: small(how.first.get()), last: small(how.last.get()) },
+            Kind::Drop => Self::Drop,
+            // It may stand there often: what is left must not become many times as long as what came.
+            Kind::Replace if how.with.len() > WITH || how.with.contains(char::is_control) => {
+                return Err(Refusal::at("with", "is too long or not in one line, give up to 64 bytes"));
+            }
+            Kind::Replace => Self::Replace(how.with.as_bytes().into()),
+            Kind::Hmac => {
+                let key = key.ok_or_else(|| Refusal::at("kind", "needs a key, give `hmac_key`"))?;
+                Self::Hmac { key: Box::new(key.clone()), digits: small(how.digits.get()) }
+            }
+            Kind::Network if address => Self::Network,
+            Kind::Network => return Err(Refusal::at("kind", "`network` is for addresses, give another to this rule")),
+        })
+    }
 }
 
 /// A value being covered; it may come in parts.

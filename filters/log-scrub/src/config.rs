@@ -8,9 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Configuration of log-scrub. Every field may be left out.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Config {
     /// Clean copies for access logs, as filter state. Only what is asked for is looked at.
     pub outputs: Outputs,
@@ -34,6 +33,8 @@ pub struct Config {
     pub hmac_key_env: Option<String>,
 }
 
+kit::fields!(Config { outputs, max_body, mutate, packs, action, detectors, own, fields, hmac_key, hmac_key_env });
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -52,9 +53,8 @@ impl Default for Config {
 }
 
 /// Clean copies of a request's parts.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Outputs {
     /// `wasm.scrub.path`: the path as the client sent it, without its query.
     pub path: bool,
@@ -83,6 +83,22 @@ pub struct Outputs {
     /// Writes the same line to the proxy's own log, at level info.
     pub proxy_log: bool,
 }
+
+kit::fields!(Outputs {
+    path,
+    query,
+    method,
+    authority,
+    referer,
+    user_agent,
+    request_headers,
+    response_headers,
+    headers_as,
+    request_body,
+    response_body,
+    line,
+    proxy_log
+});
 
 impl Default for Outputs {
     fn default() -> Self {
@@ -117,9 +133,8 @@ pub enum HeadersAs {
 }
 
 /// What is cleaned on its way. What cannot be looked at goes on as it is, and is counted.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Mutate {
     /// Request headers that go upstream clean.
     pub request_headers: Vec<HeaderName>,
@@ -130,6 +145,8 @@ pub struct Mutate {
     /// JSON bodies that go to the client, in the same way.
     pub response_body: bool,
 }
+
+kit::fields!(Mutate { request_headers, response_headers, request_body, response_body });
 
 /// Kinds of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -181,9 +198,8 @@ pub struct Own {
 }
 
 /// Fields that are covered whatever their value is.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Fields {
     /// Whether the usual names count, such as `password` and `authorization`.
     pub usual: bool,
@@ -195,6 +211,8 @@ pub struct Fields {
     pub action: Option<How>,
 }
 
+kit::fields!(Fields { usual, names, except, action });
+
 impl Default for Fields {
     fn default() -> Self {
         Self { usual: true, names: Vec::new(), except: Vec::new(), action: None }
@@ -202,9 +220,8 @@ impl Default for Fields {
 }
 
 /// What is done with a value.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct How {
     /// Which way.
     pub kind: Kind,
@@ -217,6 +234,8 @@ pub struct How {
     /// With `hmac`: how many hex digits.
     pub digits: Bounded<8, 64>,
 }
+
+kit::fields!(How { kind, first, last, with, digits });
 
 impl Default for How {
     fn default() -> Self {

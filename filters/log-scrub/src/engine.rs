@@ -2,7 +2,7 @@
 
 use crate::action::{self, Action, Cover};
 use crate::anchors::{self, Anchors};
-use crate::config::{Config, How, Kind};
+use crate::config::{Config, How};
 use crate::detectors::{self, Find, Found, Look, Normal, Tail};
 use crate::digits;
 use crate::fields::{self, Names};
@@ -120,9 +120,6 @@ struct Compiled {
     on: bool,
 }
 
-/// The longest text that replaces a value.
-const WITH: usize = 64;
-
 /// The rule of [`Names`].
 const FIELD: usize = detectors::ALL.len();
 
@@ -153,26 +150,7 @@ impl Rules {
             None => None,
             Some((path, key)) => Some(action::key(key.as_bytes()).ok_or_else(|| short(path))?),
         };
-        let compile = |how: &How, ip: bool| -> Result<Action, Refusal> {
-            Ok(match how.kind {
-                Kind::Mask => Action::Mask,
-                Kind::Partial => Action::Partial { first: small(how.first.get()), last: small(how.last.get()) },
-                Kind::Drop => Action::Drop,
-                // It may stand there often: what is left must not become many times as long as what came.
-                Kind::Replace if how.with.len() > WITH || how.with.contains(char::is_control) => {
-                    return Err(Refusal::at("with", "is too long or not in one line, give up to 64 bytes"));
-                }
-                Kind::Replace => Action::Replace(how.with.as_bytes().into()),
-                Kind::Hmac => {
-                    let key = key.clone().ok_or_else(|| Refusal::at("kind", "needs a key, give `hmac_key`"))?;
-                    Action::Hmac { key, digits: small(how.digits.get()) }
-                }
-                Kind::Network if ip => Action::Network,
-                Kind::Network => {
-                    return Err(Refusal::at("kind", "`network` is for addresses, give another to this rule"));
-                }
-            })
-        };
+        let compile = |how: &How, ip: bool| Action::new(how, ip, key.as_deref());
         let usual = compile(&config.action, false).map_err(|refusal| refusal.within("action"))?;
         let mut all: Vec<Compiled> = detectors::ALL
             .iter()
@@ -513,10 +491,6 @@ impl Rules {
     pub fn stream(&self, name: &str) -> Stream {
         Stream { state: State::new(name), held: Vec::new() }
     }
-}
-
-fn small(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(0)
 }
 
 impl Compiled {

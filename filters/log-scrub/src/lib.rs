@@ -159,12 +159,13 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Cleans a text of a place, and notes what was found.
+    /// Cleans a text of a place, and notes what was found. By a call, and not once more for each closure.
+    #[inline(never)]
     fn clean<'t>(
         &mut self,
         place: Place,
         text: &'t [u8],
-        clean: impl FnOnce(&'t [u8], &mut Findings) -> Result<Cow<'t, [u8]>, places::Why>,
+        clean: &dyn Fn(&'t [u8], &mut Findings) -> Result<Cow<'t, [u8]>, places::Why>,
     ) -> Option<Cow<'t, [u8]>> {
         self.bytes = self.bytes.saturating_add(text.len());
         let result = clean(text, &mut self.scratch);
@@ -367,7 +368,7 @@ impl LogScrub {
             let mut changed = false;
             let values: Vec<Vec<u8>> = headers
                 .all(header.name())
-                .map(|value| match tally.clean(place, value, |value, found| header.clean(&self.rules, value, found)) {
+                .map(|value| match tally.clean(place, value, &|value, found| header.clean(&self.rules, value, found)) {
                     Some(Cow::Owned(clean)) => {
                         changed |= clean != value;
                         clean
@@ -424,7 +425,7 @@ impl LogScrub {
         };
         let utf8 = |text: &[u8]| if core::str::from_utf8(text).is_ok() { Ok(()) } else { Err(places::Why::Encoding) };
         if outputs.path {
-            let clean = tally.clean(Place::Path, path, |path, found| {
+            let clean = tally.clean(Place::Path, path, &|path, found| {
                 utf8(path)?;
                 Ok(places::path(&self.rules, path, found))
             });
@@ -437,7 +438,7 @@ impl LogScrub {
         if outputs.query
             && let Some(query) = query
         {
-            let clean = tally.clean(Place::Query, query, |query, found| {
+            let clean = tally.clean(Place::Query, query, &|query, found| {
                 utf8(query)?;
                 Ok(places::query(&self.rules, query, found))
             });
@@ -489,7 +490,7 @@ impl LogScrub {
 
     /// Cleans a value of a header into its copy. Of several, each is cleaned by itself.
     fn copy<'t>(&self, target: &Target, value: &'t [u8], tally: &mut Tally, copy: &mut Option<Cow<'t, [u8]>>) {
-        let clean = tally.clean(target.place, value, |value, found| target.header.clean(&self.rules, value, found));
+        let clean = tally.clean(target.place, value, &|value, found| target.header.clean(&self.rules, value, found));
         let clean = clean.unwrap_or(Cow::Borrowed(UNSCANNED));
         *copy = Some(match copy.take() {
             None => clean,

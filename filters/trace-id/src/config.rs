@@ -7,9 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Configuration of trace-id. Every field may be left out.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Config {
     /// Formats that are read, in this order: the first with a valid context wins. What a format's headers hold that is
     /// not valid is taken out of the request.
@@ -38,6 +37,19 @@ pub struct Config {
     /// Longest `tracestate` that is sent on, in bytes; whole members are cut.
     pub tracestate_limit: Bounded<512, 65_536>,
 }
+
+kit::fields!(Config {
+    extract,
+    inject,
+    request_id,
+    sampling,
+    trust,
+    trust_mtls,
+    response,
+    follow_tracer,
+    join,
+    tracestate_limit
+});
 
 impl Default for Config {
     fn default() -> Self {
@@ -132,15 +144,21 @@ pub enum RequestId {
 }
 
 /// How traces that begin here are sampled.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(
+    feature = "schema",
+    derive(JsonSchema, serde::Serialize),
+    serde(deny_unknown_fields, default),
+    schemars(inline)
+)]
 pub struct Sampling {
     /// The rule.
     pub root: RootSampler,
     /// The share that is recorded, with `root: ratio` and only then.
     pub ratio: Option<Ratio>,
 }
+
+kit::fields!(Sampling { root, ratio });
 
 /// The rule for a trace that begins here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -184,9 +202,13 @@ pub enum FollowTracer {
 }
 
 /// What the caller is told.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(
+    feature = "schema",
+    derive(JsonSchema, serde::Serialize),
+    serde(deny_unknown_fields, default),
+    schemars(inline)
+)]
 pub struct Response {
     /// Name of a response header for the trace id, such as `x-trace-id`.
     pub trace_id_header: Option<HeaderName>,
@@ -196,10 +218,16 @@ pub struct Response {
     pub traceresponse: bool,
 }
 
+kit::fields!(Response { trace_id_header, server_timing, traceresponse });
+
 /// Joining by a forwarded header.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), schemars(inline))]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
+#[cfg_attr(
+    feature = "schema",
+    derive(JsonSchema, serde::Serialize),
+    serde(deny_unknown_fields, default),
+    schemars(inline)
+)]
 pub struct Join {
     /// The header that the application forwards, at most 128 bytes of value.
     pub header: HeaderName,
@@ -208,6 +236,8 @@ pub struct Join {
     /// For how long: 100ms to 1h.
     pub ttl: Duration,
 }
+
+kit::fields!(Join { header, entries, ttl });
 
 impl Default for Join {
     fn default() -> Self {

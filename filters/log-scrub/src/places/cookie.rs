@@ -10,18 +10,19 @@ use kit::prelude::*;
 /// Cleans a Cookie header. Names stay. If `cookie` is a field that is covered, as it usually is, so is every value;
 /// else those are whose own names say so.
 pub fn cookie<'t>(rules: &Rules, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
-    pairs(rules, text, |_| rules.field("cookie"), findings)
+    pairs(rules, text, (rules.field("cookie"), true), findings)
 }
 
 /// Cleans a Set-Cookie header. The name and the attributes stay; `set-cookie` is as `cookie` in [`cookie`].
 pub fn set_cookie<'t>(rules: &Rules, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
-    pairs(rules, text, |start| if start == 0 { rules.field("set-cookie") } else { None }, findings)
+    pairs(rules, text, (rules.field("set-cookie"), false), findings)
 }
 
+/// What covers values whatever their names say: the first one, or each.
 fn pairs<'t>(
     rules: &Rules,
     text: &'t [u8],
-    covered: impl Fn(usize) -> Option<Rule>,
+    (covered, each): (Option<Rule>, bool),
     findings: &mut Findings,
 ) -> Cow<'t, [u8]> {
     let scan = Scan::new(rules);
@@ -39,7 +40,7 @@ fn pairs<'t>(
         let value_start = part_end.saturating_sub(all.len()).saturating_add(lead).saturating_add(quoted);
         let value_end = value_start.saturating_add(value.len());
 
-        let field = covered(start).or_else(|| SEGMENT.find(name, |name| scan.field(name)));
+        let field = covered.filter(|_| each || start == 0).or_else(|| SEGMENT.find(name, |name| scan.field(name)));
         // An attribute without a value says nothing of anyone, and is only looked at.
         let clean = if let Some(rule) = field {
             let decoded = SEGMENT.decoded(value);

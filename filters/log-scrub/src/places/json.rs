@@ -625,7 +625,7 @@ impl Json {
         let (name, rule) = self.context();
         let instead = match rule {
             Some(rule) if !is_name => Some(scan.rules.cover(rule, &text, findings)),
-            _ if is_name || (scan.depth > 0 && looks_so(&text)) => {
+            _ if is_name || (scan.depth > 0 && looks_so(&text)) || scan.has_parts(&text) => {
                 findings.add_unscanned();
                 Some(UNSCANNED.into())
             }
