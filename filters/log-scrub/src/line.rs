@@ -114,18 +114,18 @@ impl Json {
 
     /// The text; none if nothing is in it.
     pub(crate) fn finish(mut self) -> Option<String> {
-        self.0.push('}');
+        self.0.push_str("}");
         (self.0.len() > 1).then_some(self.0)
     }
 
     fn key(&mut self, key: &str) {
         if self.0.is_empty() {
-            self.0.push('{');
+            self.0.push_str("{");
         } else if !self.0.ends_with('{') {
-            self.0.push(',');
+            self.0.push_str(",");
         }
         self.quoted(key);
-        self.0.push(':');
+        self.0.push_str(":");
     }
 
     fn number(&mut self, key: &str, number: &str) {
@@ -140,13 +140,13 @@ impl Json {
 
     fn object(&mut self, key: &str, fill: impl FnOnce(&mut Self)) {
         self.key(key);
-        self.0.push('{');
+        self.0.push_str("{");
         fill(self);
-        self.0.push('}');
+        self.0.push_str("}");
     }
 
     fn quoted(&mut self, text: &str) {
-        self.0.push('"');
+        self.0.push_str("\"");
         // Most texts need nothing.
         if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
             self.0.push_str(text);
@@ -160,7 +160,7 @@ impl Json {
                 }
             }
         }
-        self.0.push('"');
+        self.0.push_str("\"");
     }
 }
 
