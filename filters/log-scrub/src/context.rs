@@ -5,9 +5,33 @@ use crate::view::View;
 /// How far before a value a word may stand.
 const WINDOW: usize = 48;
 
+/// Words that say what a value is.
+pub(crate) struct Words {
+    all: &'static [&'static [u8]],
+    /// With what they begin: a set in which a byte is its lowest bits.
+    firsts: u64,
+}
+
+impl Words {
+    pub(crate) const fn of(all: &'static [&'static [u8]]) -> Self {
+        let (mut firsts, mut rest) = (0, all);
+        while let [word, others @ ..] = rest {
+            if let [first, ..] = word {
+                firsts |= bit(*first);
+            }
+            rest = others;
+        }
+        Self { all, firsts }
+    }
+}
+
+const fn bit(byte: u8) -> u64 {
+    1 << (byte & 63)
+}
+
 /// Whether one of the words stands before a position: in a name (`user_phone`, `userPhone`), or in a sentence. Words
 /// are lower case, with `_` between the parts of one; in the text, letters may be of either case.
-pub(crate) fn has(view: &View<'_>, position: usize, words: &[&[u8]]) -> bool {
+pub(crate) fn has(view: &View<'_>, position: usize, words: &Words) -> bool {
     let mut copy = [0_u8; WINDOW];
     has_word(own(view.last(position, &mut copy)), words)
 }
@@ -28,12 +52,14 @@ pub(crate) fn is_bare(view: &View<'_>, position: usize) -> bool {
     !view.last(position, &mut copy).iter().fold(false, |word, byte| word | (*byte >= b'A'))
 }
 
-fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
-    // Most letters begin no word.
-    let bit = |byte: u8| 1_u64 << (byte & 63);
-    let firsts = words.iter().fold(0, |bits, word| bits | word.first().map_or(0, |first| bit(*first)));
-    let mut before = 0;
+fn has_word(window: &[u8], words: &Words) -> bool {
     window.iter().enumerate().any(|(at, byte)| {
+        let first = byte.to_ascii_lowercase();
+        // Most letters begin no word.
+        if words.firsts & bit(first) == 0 {
+            return false;
+        }
+        let before = at.checked_sub(1).and_then(|at| window.get(at)).copied().unwrap_or(0);
         // A mask's name says nothing of what follows it. Words of other scripts have no spaces around.
         let begins = if byte.is_ascii() {
             byte.is_ascii_alphabetic()
@@ -42,11 +68,7 @@ fn has_word(window: &[u8], words: &[&[u8]]) -> bool {
         } else {
             true
         };
-        before = *byte;
-        let first = byte.to_ascii_lowercase();
-        begins
-            && firsts & bit(first) != 0
-            && words.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+        begins && words.all.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
     })
 }
 
@@ -77,7 +99,7 @@ fn written(text: &[u8], word: &[u8]) -> Option<(u8, usize)> {
 }
 
 /// Names of what is a number and nobody's secret.
-const OTHERS: [&[u8]; 29] = [
+const OTHERS: Words = Words::of(&[
     b"order",
     b"invoice",
     b"trace",
@@ -107,7 +129,7 @@ const OTHERS: [&[u8]; 29] = [
     b"version",
     b"build",
     b"seq",
-];
+]);
 
 /// Whether the name right before a value, as in `order_id=` or `"order": "`, says that it is something else.
 pub(crate) fn labels_other(view: &View<'_>, position: usize) -> bool {

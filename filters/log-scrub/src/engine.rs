@@ -336,6 +336,9 @@ impl Rules {
             let Some(rule) = self.all.get(index) else { return settled };
             let (start, length) = (found.start.saturating_sub(BEHIND), found.end.saturating_sub(found.start));
             let (clean, value) = rest.split_at_checked(start).unwrap_or((rest, &[]));
+            if out.capacity() == 0 {
+                out.reserve(text.len().saturating_add(16).min(Stream::PIECE));
+            }
             out.extend_from_slice(clean);
             state.before.note(clean);
             findings.add(index);

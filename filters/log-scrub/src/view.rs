@@ -35,8 +35,11 @@ impl Before {
         match clean.last_chunk::<BEHIND>() {
             Some(last) => self.0 = *last,
             None => {
-                self.0.rotate_left(clean.len());
-                self.0.iter_mut().rev().zip(clean.iter().rev()).for_each(|(to, from)| *to = *from);
+                self.0.copy_within(clean.len().., 0);
+                let kept = BEHIND.saturating_sub(clean.len());
+                if let Some(last) = self.0.get_mut(kept..) {
+                    last.copy_from_slice(clean);
+                }
             }
         }
     }

@@ -5,12 +5,12 @@
 //! something else are left alone, and the rarer lengths need a label that says card.
 
 use super::Found;
-use crate::context;
+use crate::context::{self, Words};
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 use core::ops::RangeInclusive;
 
-const WORDS: [&[u8]; 32] = [
+const WORDS: Words = Words::of(&[
     b"card",
     b"cardno",
     b"cardnumber",
@@ -43,7 +43,7 @@ const WORDS: [&[u8]; 32] = [
     "卡号".as_bytes(),
     "银行卡".as_bytes(),
     "信用卡".as_bytes(),
-];
+]);
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
     if from.len() < 4 || matches!(view.at(from.start), b'0' | b'7') {

@@ -3,12 +3,12 @@
 //! only where a word says what it is.
 
 use super::Found;
-use crate::context;
+use crate::context::{self, Words};
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
-const WORDS: [&[u8]; 7] =
-    [b"id_card", b"id_number", b"id_no", b"identity", b"resident", "身份证".as_bytes(), "证件".as_bytes()];
+const WORDS: Words =
+    Words::of(&[b"id_card", b"id_number", b"id_no", b"identity", b"resident", "身份证".as_bytes(), "证件".as_bytes()]);
 
 pub(super) fn find(view: &View<'_>, _: &Cluster, group: Group) -> Option<Found> {
     let end = match (group.len(), view.at(group.end)) {

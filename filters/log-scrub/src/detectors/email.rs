@@ -186,12 +186,20 @@ fn domain(view: &View<'_>, start: usize) -> Option<usize> {
         let mut next = label;
         let mut ascii = true;
         loop {
-            let step = usize::from(is_domain(view.at(next)) && view.at(next) != b'.').max(letter(view, next));
+            let step = match view.at(next) {
+                b'.' => 0,
+                0x80.. => letter(view, next),
+                byte => usize::from(is_domain(byte)),
+            };
             ascii &= step < 2;
             if step == 0 || next > most {
                 break;
             }
             next = next.saturating_add(step);
+        }
+        // The first is none alone.
+        if labels == 0 && view.at(next) != b'.' {
+            return None;
         }
         let text = view.slice(label, next);
         if text.is_empty() || text.starts_with(b"-") {

@@ -1,13 +1,16 @@
 //! IP addresses: version 4 in four octets, version 6 as in RFC 4291 with a version 4 address at the end or without.
 
 use super::{Found, Look};
-use crate::context;
+use crate::context::{self, Words};
 use crate::view::{View, is_word};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kit::prelude::*;
 
 /// The longest form in text, `ffff:` six times and an address of version 4.
 const LONGEST: usize = 45;
+
+/// What has versions that are written as addresses are.
+const WORDS: Words = Words::of(&[b"version", b"firmware"]);
 
 pub(super) fn find(view: &View<'_>) -> Look {
     if view.at(view.anchor().saturating_add(1)) == b'.' { four(view) } else { six(view) }
@@ -33,7 +36,7 @@ fn four(view: &View<'_>) -> Look {
     // `Chrome/120.0.0.0`
     let product = before == b'/' && view.before(start.saturating_sub(1)).is_ascii_alphanumeric();
     let [_, rest @ ..] = address.octets();
-    if (product && rest == [0; 3]) || context::has(view, start, &[b"version", b"firmware"]) {
+    if (product && rest == [0; 3]) || context::has(view, start, &WORDS) {
         return no;
     }
     Look::Found(Found::new(start, end))

@@ -2,12 +2,12 @@
 //! without it, seven to twelve digits where a word says that it is a phone.
 
 use super::{Found, card, us_ssn};
-use crate::context;
+use crate::context::{self, Words};
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 use core::ops::RangeInclusive;
 
-const WORDS: [&[u8]; 45] = [
+const WORDS: Words = Words::of(&[
     b"phone",
     b"mobile",
     b"mobil",
@@ -53,7 +53,7 @@ const WORDS: [&[u8]; 45] = [
     "телефон".as_bytes(),
     "тел".as_bytes(),
     "моб".as_bytes(),
-];
+]);
 
 /// What an extension begins with.
 const EXTENSIONS: [&[u8]; 3] = [b"ext.", b"ext", b"x"];

@@ -2,11 +2,11 @@
 //! to 999, no group 00, no serial 0000. Nine digits in a row only where a word says what they are.
 
 use super::Found;
-use crate::context;
+use crate::context::{self, Words};
 use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
-const WORDS: [&[u8]; 2] = [b"ssn", b"social_security"];
+const WORDS: Words = Words::of(&[b"ssn", b"social_security"]);
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
     if from.len() == 9 {

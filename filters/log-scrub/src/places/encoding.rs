@@ -143,6 +143,14 @@ fn decode(layer: Layer, raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// Whether anything in a text is percent-encoded.
+pub(super) fn has_percent(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', text).any(|at| {
+        let digit = |ahead: usize| text.get(at.saturating_add(ahead)).is_some_and(u8::is_ascii_hexdigit);
+        digit(1) && digit(2)
+    })
+}
+
 /// The value of a hex digit.
 pub(super) fn hex(digit: u8) -> Option<u8> {
     match digit {

@@ -625,7 +625,7 @@ impl Json {
         let (name, rule) = self.context();
         let instead = match rule {
             Some(rule) if !is_name => Some(scan.rules.cover(rule, &text, findings)),
-            _ if is_name || (scan.depth > 0 && looks_so(&text)) => {
+            _ if is_name || (scan.depth > 0 && looks_so(&text)) || scan.has_parts(&text) => {
                 findings.add_unscanned();
                 Some(UNSCANNED.into())
             }
@@ -834,6 +834,10 @@ fn write_string(text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn escape(text: &[u8], out: &mut Vec<u8>) {
+    if !text.iter().fold(false, |odd, byte| odd | matches!(byte, b'"' | b'\\' | 0..b' ')) {
+        out.extend_from_slice(text);
+        return;
+    }
     for byte in text {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),

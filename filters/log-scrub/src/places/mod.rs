@@ -20,6 +20,7 @@ pub use url::{path, query, url};
 
 use crate::{Findings, Rule, Rules};
 use alloc::borrow::Cow;
+use encoding::{SEGMENT, has_percent};
 use form::Form;
 use json::Json;
 use kit::alloc;
@@ -66,8 +67,8 @@ enum Inner {
 impl Body {
     /// JSON: one value, or objects and arrays one after the other.
     ///
-    /// Strings of more than 64 KiB are cleaned as they pass and escaped anew; if they look like JSON themselves, or are
-    /// names, `[UNSCANNED]` stands for them.
+    /// Strings of more than 64 KiB are cleaned as they pass and escaped anew; if they are names, or begin like JSON, a
+    /// URL, a query or what is percent-encoded, `[UNSCANNED]` stands for them.
     pub fn json() -> Self {
         Self(Inner::Json(Box::new(Json::new(DEPTH, "", true))))
     }
@@ -228,7 +229,14 @@ impl<'r> Scan<'r> {
     /// Whether [`Scan::value`] may find anything, whatever the name is; a quick guess, never wrong where it says no.
     fn may_change(self, text: &[u8]) -> bool {
         self.rules.may_hold(text)
-            || (self.depth > 0 && (json::looks_so(text) || find(b'=', text).is_some() || url::looks_so(text)))
+            || (self.depth > 0
+                && (json::looks_so(text) || find(b'=', text).is_some() || url::looks_so(text) || has_percent(text)))
+    }
+
+    /// Whether a text that is not JSON is taken apart, as [`Scan::value`] does it.
+    fn has_parts(self, text: &[u8]) -> bool {
+        let has_pairs = find(b'=', text.trim_ascii_end()).is_some() && is_word(text);
+        self.depth > 0 && (has_pairs || url::looks_so(text) || has_percent(text))
     }
 
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
@@ -251,21 +259,34 @@ impl<'r> Scan<'r> {
             }
             findings.looked_as(&found);
         }
-        let is_word = || !text.iter().any(|byte| matches!(byte, 0..=b' ' | b'"' | b'<'));
-        if url::looks_so(text) && is_word() {
+        if url::looks_so(text) && is_word(text) {
             return changed(inner.url(text, findings));
         }
+        // As it is written, just the end of a number may be found: `%2B49%20301234567`.
+        let decoded = if has_percent(text) { inner.decoded(name, text, findings) } else { None };
+        let text = decoded.as_deref().unwrap_or(text);
         // What is to be found may go over the borders of what else it may be, so the whole first.
         let clean = changed(self.rules.scrub(name, text, findings));
         let rest = clean.as_deref().unwrap_or(text);
         let again = if url::looks_so(rest) {
             changed(inner.url(rest, findings))
-        } else if find(b'=', rest).is_some() && is_word() {
+        } else if find(b'=', rest).is_some() && is_word(rest) {
             changed(inner.query(rest, findings))
         } else {
             None
         };
-        again.or(clean)
+        again.or(clean).or(decoded)
+    }
+
+    /// Cleans what is percent-encoded in a text.
+    fn decoded(self, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+        if !is_word(text) || text.starts_with(b"/") {
+            changed(self.urls(text, findings))
+        } else if text.contains(&b'=') {
+            changed(self.query(text, findings))
+        } else {
+            SEGMENT.clean(Self { depth: 0, ..self }, name, text, findings)
+        }
     }
 }
 
@@ -307,6 +328,11 @@ fn rounds(
     }
     findings.add_unscanned();
     Some(UNSCANNED.into())
+}
+
+/// Whether a text is one word, as far as URLs go.
+fn is_word(text: &[u8]) -> bool {
+    !text.iter().any(|byte| matches!(byte, 0..=b' ' | b'"' | b'<'))
 }
 
 fn changed(text: Cow<'_, [u8]>) -> Option<Vec<u8>> {

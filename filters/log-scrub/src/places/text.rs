@@ -5,7 +5,7 @@
 //! is, or the end of the line for headers that have all of it.
 
 use super::cookie::{cookie, set_cookie};
-use super::encoding::goes_on_as_utf8;
+use super::encoding::{goes_on_as_utf8, has_percent};
 use super::{Edit, LONG, ROUNDS, Scan, UNSCANNED, Why, changed, settle, url};
 use crate::detectors::Tail;
 use crate::{Findings, Rule, Rules, Stream, fields};
@@ -391,8 +391,8 @@ impl Scan<'_> {
         (start, start.saturating_add(kept))
     }
 
-    /// Cleans URLs, and paths that have a query or are encoded.
-    fn urls<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+    /// Cleans URLs, paths that have a query, and words that are percent-encoded.
+    pub(super) fn urls<'t>(self, text: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
         let mut edit = Edit::new(text);
         let such = memchr::memmem::find(text, b"://").is_some() || memchr::memchr2(b'?', b'%', text).is_some();
         if !such {
@@ -406,7 +406,7 @@ impl Scan<'_> {
                     let is_in = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
                     colon.saturating_sub(scheme.iter().rev().take_while(is_in).count())
                 }
-                None if word.starts_with(b"/") && memchr::memchr2(b'?', b'%', word).is_some() => 0,
+                None if has_percent(word) || (word.starts_with(b"/") && word.contains(&b'?')) => 0,
                 None => continue,
             };
             let word = word.get(start..).unwrap_or(&[]);
@@ -415,9 +415,14 @@ impl Scan<'_> {
             let length = word.len().saturating_sub(word.iter().rev().take_while(sentence).count());
             let word = word.get(..length).unwrap_or(word);
             let start = at.saturating_add(start);
-            if (url::looks_so(word) || word.starts_with(b"/"))
-                && let Cow::Owned(clean) = self.url(word, findings)
-            {
+            let clean = if url::looks_so(word) || word.starts_with(b"/") {
+                changed(self.url(word, findings))
+            } else if has_percent(word) {
+                self.decoded("", word, findings)
+            } else {
+                None
+            };
+            if let Some(clean) = clean {
                 edit.replace(start, start.saturating_add(length), &clean);
             }
         }

@@ -180,7 +180,10 @@ pub fn plan(random: &mut Random) -> Plan {
         let name = *random.pick(other.names);
         let mut item = put(random, name, true, other.text, Fate::Kept { kind: other.kind });
         // Names are covered by another rule if they are such; and what is read twice is not written as it came.
-        if matches!(item.encoding, Encoding::Nested | Encoding::NestedTwice | Encoding::Url) {
+        if matches!(
+            item.encoding,
+            Encoding::Nested | Encoding::NestedTwice | Encoding::Url | Encoding::Path | Encoding::Word
+        ) {
             item.encoding = Encoding::Plain;
         }
         plan.items.push(item);

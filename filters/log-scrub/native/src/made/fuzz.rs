@@ -209,8 +209,6 @@ fn item(settings: &Settings, random: &mut Random) -> Item {
         let (before, after) = *random.pick(&AROUND);
         item.before = format!("{}{before}", "lorem, ".repeat(length / 7) + &" ".repeat(length % 7));
         item.after = after.into();
-        // What is longer than is held to be decoded is looked at as it is.
-        item.encoding = *random.pick(&[Encoding::Plain, Encoding::Twice]);
     }
     item
 }

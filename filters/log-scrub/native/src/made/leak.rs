@@ -14,7 +14,7 @@ pub struct Canary {
 }
 
 /// Whether two thirds of a canary, or all of an address, can be read in an output: as it is, percent-decoded up to
-/// three times, with `+` for spaces, and with JSON's escapes taken away as often.
+/// three times, with `+` for spaces, and with JSON's escapes taken away as often; of `Basic` also what it says.
 pub fn leaks(output: &[u8], canary: &Canary) -> bool {
     Readings::of(output).show(canary)
 }
@@ -50,7 +50,12 @@ impl<'o> Readings<'o> {
 
     /// Whether a canary can be read.
     pub fn show(&self, canary: &Canary) -> bool {
-        let secret = canary.text.as_bytes();
+        // Of `Basic`, what the base64 says is as secret.
+        let decoded = (canary.rule == "credentials").then(|| base64(&canary.text)).flatten();
+        self.has(canary.text.as_bytes(), canary) || decoded.is_some_and(|decoded| self.has(&decoded, canary))
+    }
+
+    fn has(&self, secret: &[u8], canary: &Canary) -> bool {
         // Of an address its network may stay; of others less than half.
         let length = if canary.rule == "ip" { secret.len() } else { (secret.len() * 2 / 3).max(6).min(secret.len()) };
         let step = (secret.len() / 12).max(1);
@@ -80,6 +85,22 @@ fn without_hashes(text: &[u8]) -> Cow<'_, [u8]> {
     }
     out.extend_from_slice(&text[done..]);
     Cow::Owned(out)
+}
+
+/// What base64 says; none if it is none, or says nothing that has a user and a password.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    const SIGNS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut out, mut bits, mut count) = (Vec::new(), 0_usize, 0);
+    for sign in text.trim_end_matches('=').bytes() {
+        bits = bits << 6 | SIGNS.iter().position(|known| *known == sign)?;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    (out.contains(&b':') && out.is_ascii()).then_some(out)
 }
 
 fn plus(text: &[u8]) -> Vec<u8> {
@@ -172,6 +193,9 @@ mod tests {
         let phone = canary("4534675049", "phone");
         assert!(!leaks(b"[npm_token_6f41f47f4e57453467fbb872c6e5149a84a3d58b72c8130e014831d91649f]", &phone));
         assert!(leaks(b"[npm_token_6f41f47f4e5745] 453467504 [", &phone) && leaks(b"[x_453467504", &phone));
+        let basic = canary("c2NobWlkdDEyMzpoMHJzZUJhdHRlcnk=", "credentials");
+        assert!(leaks(b"user schmidt123:h0rseBattery", &basic) && leaks(b"c2NobWlkdDEyMzpoMHJzZUJhdHRlcnk", &basic));
+        assert!(!leaks(b"Basic [credentials] schmidt", &basic));
         let address = canary("192.168.10.77", "ip");
         assert!(leaks(b"a 192.168.10.77", &address) && !leaks(b"192.168.10.0", &address));
     }

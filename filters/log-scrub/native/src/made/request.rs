@@ -89,12 +89,25 @@ pub enum Encoding {
     NestedTwice,
     /// In the query of a URL that is the value.
     Url,
+    /// In the path of a URL that is the value, without a scheme or a query; fields are not covered there, and are plain.
+    Path,
+    /// Percent-encoded, whatever the place is.
+    Word,
 }
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Plain, Self::Percent, Self::Every, Self::Twice, Self::Nested, Self::NestedTwice, Self::Url];
+    pub const ALL: [Self; 9] = [
+        Self::Plain,
+        Self::Percent,
+        Self::Every,
+        Self::Twice,
+        Self::Nested,
+        Self::NestedTwice,
+        Self::Url,
+        Self::Path,
+        Self::Word,
+    ];
 }
 
 /// What becomes of an item.
@@ -253,6 +266,15 @@ impl Item {
     fn whole(&self) -> String {
         format!("{}{}{}", self.before, self.text, self.after)
     }
+
+    /// As a header has it.
+    fn in_header(&self) -> String {
+        match self.encoding {
+            Encoding::Path => path(self),
+            Encoding::Word => encode(&self.whole(), "", b""),
+            _ => self.whole(),
+        }
+    }
 }
 
 /// What is being written, and where items are in it.
@@ -315,7 +337,7 @@ impl Plan {
 
         let mut headers: Headers = vec![("content-type".into(), self.request.content_type().into())];
         for item in of(Place::Header) {
-            headers.push((item.header(), item.whole().into_bytes()));
+            headers.push((item.header(), item.in_header().into_bytes()));
             written(item.part(), item, item.text.clone().into_bytes());
         }
         for item in of(Place::UserAgent) {
@@ -361,7 +383,7 @@ impl Plan {
 
         let mut response: Headers = vec![("content-type".into(), self.response.content_type().into())];
         for item in of(Place::ResponseHeader) {
-            response.push((item.header(), item.whole().into_bytes()));
+            response.push((item.header(), item.in_header().into_bytes()));
             written(item.part(), item, item.text.clone().into_bytes());
         }
         for item in of(Place::SetCookie) {
@@ -555,12 +577,21 @@ fn pair(out: &mut Written, item: &Item) -> Vec<u8> {
             encode(&format!("{{\"{}\":{}}}", item.name, quoted(&text)), "+", b"")
         }
         Encoding::Url => encode(&url(item), "", b""),
+        Encoding::Path => encode(&path(item), "", b""),
+        Encoding::Word => encode(&text, "", b""),
     };
     out.item(&value)
 }
 
 fn url(item: &Item) -> String {
     format!("https://other.example/a?b=1&{}={}", encode(&item.name, "+", b""), encode(&item.whole(), "%20", b""))
+}
+
+fn path(item: &Item) -> String {
+    if matches!(item.fate, Fate::Covered { rule: "field", .. }) {
+        return item.whole();
+    }
+    format!("/users/{}/{}", encode(&item.name, "", b""), encode(&item.whole(), "", b""))
 }
 
 /// A string in JSON, with what has to be escaped.
@@ -591,6 +622,8 @@ fn member(out: &mut Written, item: &Item, random: &mut Random) -> Vec<u8> {
         Encoding::Nested => quoted(&inner),
         Encoding::NestedTwice => quoted(&format!("[{}]", quoted(&inner))),
         Encoding::Url => quoted(&url(item)),
+        Encoding::Path => quoted(&path(item)),
+        Encoding::Word => quoted(&encode(&text, "", b"")),
     };
     if item.place == Place::BodyName {
         let bytes = out.item(&quoted(&text));

@@ -255,6 +255,15 @@ fn email(random: &mut Random) -> String {
     };
     let length = random.within(4, 10);
     let host = random.signs(LOWER, length);
+    // Of other scripts (RFC 6531).
+    if random.percent(15) {
+        return match random.below(4) {
+            0 => format!("josé.{last}{number}@{host}.example.com"),
+            1 => format!("{local}@{host}-müller.de"),
+            2 => format!("иван{number}@{host}.пример.рф"),
+            _ => format!("用户{number}@例子{host}.公司"),
+        };
+    }
     let top =
         *random.pick(&["com", "org", "de", "co.uk", "fr", "cn", "jp", "com.br", "io", "museum", "se", "xn--p1ai"]);
     let sub = *random.pick(&["", "", "", "mail.", "eu-west.corp."]);
