@@ -549,6 +549,8 @@ impl State {
     }
 
     /// So much text more is settled.
+    // After each value that was found: not in each place.
+    #[inline(never)]
     fn moved(&mut self, by: usize) {
         self.from = self.from.saturating_sub(by);
         self.skip_all = self.skip_all.saturating_sub(by);

@@ -158,15 +158,13 @@ pub(crate) struct Tally {
     scratch: Findings,
 }
 
+/// How a text is cleaned.
+type Clean<'a, 't> = dyn Fn(&'t [u8], &mut Findings) -> Result<Cow<'t, [u8]>, places::Why> + 'a;
+
 impl Tally {
     /// Cleans a text of a place, and notes what was found. By a call, and not once more for each closure.
     #[inline(never)]
-    fn clean<'t>(
-        &mut self,
-        place: Place,
-        text: &'t [u8],
-        clean: &dyn Fn(&'t [u8], &mut Findings) -> Result<Cow<'t, [u8]>, places::Why>,
-    ) -> Option<Cow<'t, [u8]>> {
+    fn clean<'t>(&mut self, place: Place, text: &'t [u8], clean: &Clean<'_, 't>) -> Option<Cow<'t, [u8]>> {
         self.bytes = self.bytes.saturating_add(text.len());
         let result = clean(text, &mut self.scratch);
         let unscanned = result.as_ref().err().copied().map(Reason::from);

@@ -114,18 +114,24 @@ impl Json {
 
     /// The text; none if nothing is in it.
     pub(crate) fn finish(mut self) -> Option<String> {
-        self.0.push('}');
+        self.put('}');
         (self.0.len() > 1).then_some(self.0)
+    }
+
+    /// One function, and not UTF-8 in each place.
+    #[inline(never)]
+    fn put(&mut self, sign: char) {
+        self.0.push(sign);
     }
 
     fn key(&mut self, key: &str) {
         if self.0.is_empty() {
-            self.0.push('{');
+            self.put('{');
         } else if !self.0.ends_with('{') {
-            self.0.push(',');
+            self.put(',');
         }
         self.quoted(key);
-        self.0.push(':');
+        self.put(':');
     }
 
     fn number(&mut self, key: &str, number: &str) {
@@ -140,13 +146,13 @@ impl Json {
 
     fn object(&mut self, key: &str, fill: impl FnOnce(&mut Self)) {
         self.key(key);
-        self.0.push('{');
+        self.put('{');
         fill(self);
-        self.0.push('}');
+        self.put('}');
     }
 
     fn quoted(&mut self, text: &str) {
-        self.0.push('"');
+        self.put('"');
         // Most texts need nothing.
         if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
             self.0.push_str(text);
@@ -156,11 +162,11 @@ impl Json {
                     '"' | '\\' => self.0.extend(['\\', c]),
                     // What ends a line or rules a terminal.
                     c if c.is_control() => self.0.push_str(&format!("\\u{:04x}", u32::from(c))),
-                    c => self.0.push(c),
+                    c => self.put(c),
                 }
             }
         }
-        self.0.push('"');
+        self.put('"');
     }
 }
 

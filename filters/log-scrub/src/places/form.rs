@@ -30,7 +30,7 @@ impl Form {
         }
         let mut rest = part;
         while !rest.is_empty() {
-            let end = memchr::memchr(b'&', rest);
+            let end = super::find(b'&', rest);
             let (pair, after) = rest.split_at_checked(end.unwrap_or(rest.len())).unwrap_or((rest, &[]));
             if !self.skips {
                 let room = LONG.saturating_sub(self.pair.len());
@@ -74,7 +74,7 @@ impl Form {
     /// Keeps the name of a pair that is too long, or not UTF-8.
     fn give_up(&mut self, rules: &Rules, out: &mut Vec<u8>, findings: &mut Findings) {
         self.skips = true;
-        let name = memchr::memchr(b'=', &self.pair).map_or(0, |end| end.saturating_add(1));
+        let name = super::find(b'=', &self.pair).map_or(0, |end| end.saturating_add(1));
         self.pair.truncate(name);
         if core::str::from_utf8(&QUERY.decoded(&self.pair)).is_err() {
             self.pair.clear();

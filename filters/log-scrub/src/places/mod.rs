@@ -230,15 +230,12 @@ impl<'r> Scan<'r> {
     fn may_change(self, text: &[u8]) -> bool {
         self.rules.may_hold(text)
             || (self.depth > 0
-                && (json::looks_so(text)
-                    || memchr::memchr(b'=', text).is_some()
-                    || url::looks_so(text)
-                    || has_percent(text)))
+                && (json::looks_so(text) || find(b'=', text).is_some() || url::looks_so(text) || has_percent(text)))
     }
 
     /// Whether a text that is not JSON is taken apart, as [`Scan::value`] does it.
     fn has_parts(self, text: &[u8]) -> bool {
-        let has_pairs = memchr::memchr(b'=', text.trim_ascii_end()).is_some() && is_word(text);
+        let has_pairs = find(b'=', text.trim_ascii_end()).is_some() && is_word(text);
         self.depth > 0 && (has_pairs || url::looks_so(text) || has_percent(text))
     }
 
@@ -273,7 +270,7 @@ impl<'r> Scan<'r> {
         let rest = clean.as_deref().unwrap_or(text);
         let again = if url::looks_so(rest) {
             changed(inner.url(rest, findings))
-        } else if memchr::memchr(b'=', rest).is_some() && is_word(rest) {
+        } else if find(b'=', rest).is_some() && is_word(rest) {
             changed(inner.query(rest, findings))
         } else {
             None
@@ -382,6 +379,12 @@ fn pieces(text: &[u8], is_separator: impl Fn(u8) -> bool) -> impl Iterator<Item 
         start = start.saturating_add(piece.len()).saturating_add(1);
         (at, piece)
     })
+}
+
+/// The first such byte. A function of its own, because each `memchr` in place takes a few hundred bytes of the module.
+#[inline(never)]
+fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    memchr::memchr(byte, text)
 }
 
 #[cfg(test)]

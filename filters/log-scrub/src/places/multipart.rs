@@ -140,7 +140,7 @@ impl Multipart {
                 self.border(blank, out)
             }
             Phase::Head(head) => {
-                let end = memchr::memchr(b'\n', &self.pending).map(|end| end.saturating_add(1));
+                let end = super::find(b'\n', &self.pending).map(|end| end.saturating_add(1));
                 let taken = end.unwrap_or(self.pending.len());
                 if head.len().saturating_add(taken) > HEAD {
                     return Err(Why::Long);
@@ -299,7 +299,7 @@ fn clean_head(scan: Scan<'_>, head: &[u8], out: &mut Vec<u8>, findings: &mut Fin
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         let end = line.get(text.len()..).unwrap_or(&[]);
-        let colon = memchr::memchr(b':', text).ok_or(Why::Broken)?;
+        let colon = super::find(b':', text).ok_or(Why::Broken)?;
         let (name, rest) = text.split_at_checked(colon).ok_or(Why::Broken)?;
         let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
         if name.is_empty() || !name.iter().all(is_token) || text.iter().any(|byte| *byte == b'\r' || *byte == 0) {
@@ -381,7 +381,7 @@ fn clean_disposition(
     findings: &mut Findings,
 ) -> Result<Disposition, Why> {
     let mut all = Disposition::default();
-    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    let end = super::find(b';', value).unwrap_or(value.len());
     let (kind, mut rest) = value.split_at_checked(end).ok_or(Why::Broken)?;
     if kind.is_empty() || !kind.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') {
         return Err(Why::Broken);
@@ -393,7 +393,7 @@ fn clean_disposition(
         if after.is_empty() {
             break;
         }
-        let equals = memchr::memchr(b'=', after).ok_or(Why::Broken)?;
+        let equals = super::find(b'=', after).ok_or(Why::Broken)?;
         let (parameter, after) = after.split_at_checked(equals).ok_or(Why::Broken)?;
         let parameter = parameter.trim_ascii();
         if !parameter.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'*')) {
@@ -455,7 +455,7 @@ fn clean_disposition(
 /// The value that begins here, without quotes, whether it has them, and what follows.
 fn parameter_value(text: &[u8]) -> Result<(Vec<u8>, bool, &[u8]), Why> {
     let [b'"', inside @ ..] = text else {
-        let end = memchr::memchr(b';', text).unwrap_or(text.len());
+        let end = super::find(b';', text).unwrap_or(text.len());
         let (value, after) = text.split_at_checked(end).ok_or(Why::Broken)?;
         let value = value.trim_ascii();
         return if value.contains(&b'"') { Err(Why::Broken) } else { Ok((value.to_vec(), false, after)) };

@@ -112,7 +112,7 @@ impl Lines {
 
     pub(super) fn push(&mut self, rules: &Rules, part: &[u8], out: &mut Vec<u8>, findings: &mut Findings) {
         // Text in two bytes a letter is full of zeros, and UTF-8 to those who do not look.
-        self.failed |= !goes_on_as_utf8(&mut self.partial, part) || memchr::memchr(0, part).is_some();
+        self.failed |= !goes_on_as_utf8(&mut self.partial, part) || super::find(0, part).is_some();
         if self.failed {
             return;
         }
@@ -329,7 +329,7 @@ impl Scan<'_> {
     fn tag(self, text: &[u8], at: usize) -> Option<Assigned> {
         let inside = at.saturating_add(1);
         let rest = text.get(inside..)?;
-        let close = memchr::memchr(b'>', rest.get(..TAG).unwrap_or(rest))?;
+        let close = super::find(b'>', rest.get(..TAG).unwrap_or(rest))?;
         let length = rest.iter().take_while(|byte| is_name(**byte) || **byte == b':').count();
         let name = rest.get(..length.min(close))?;
         let name = name.rsplit(|byte| *byte == b':').next().filter(|name| !name.is_empty())?;
@@ -344,7 +344,7 @@ impl Scan<'_> {
             let start = start.saturating_add(9);
             (start, start.saturating_add(memchr::memmem::find(value, b"]]>").unwrap_or(value.len())))
         } else {
-            (start, start.saturating_add(memchr::memchr(b'<', value).unwrap_or(value.len())))
+            (start, start.saturating_add(super::find(b'<', value).unwrap_or(value.len())))
         };
         let value = text.get(start..end)?;
         let lead = value.len().saturating_sub(value.trim_ascii_start().len());

@@ -25,7 +25,7 @@ pub fn url<'t>(rules: &Rules, text: &'t [u8], findings: &mut Findings) -> Cow<'t
 /// Whether a value is a URL, or the path and query of one.
 pub(super) fn looks_so(text: &[u8]) -> bool {
     // Mostly there is none.
-    if memchr::memchr(b'/', text).is_none() {
+    if super::find(b'/', text).is_none() {
         return false;
     }
     let (scheme, rest) = text.split_at_checked(scheme(text)).unwrap_or((&[], text));
