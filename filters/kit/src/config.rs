@@ -331,7 +331,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 }
 
 /// Reads a type whose every field may be left out: `fields!(Config { first, second });`, all of them, which the compiler
-/// sees to. It does what serde's derive with `default` and `deny_unknown_fields` does, in a tenth of the code, as values
+/// sees to. It does what serde's derive with `default` and `deny_unknown_fields` does, in about half the code, as values
 /// are put in place of the default ones: derived, each field waits in a variable of its own, each way out drops them
 /// all, and each looks once more for a field that stands twice, which [`parse`] refuses by itself.
 #[macro_export]
