@@ -278,7 +278,7 @@ const fn kinds() -> [u8; 256] {
         kinds[byte] = match byte as u8 {
             b'"' => QUOTE,
             0..b' ' | b'\\' | 128.. | b'[' | b']' | b'{' | b'}' => IN_VALUES | IN_NAMES,
-            b'=' | b'/' | b'%' => IN_VALUES,
+            b'=' | b':' | b'<' | b'/' | b'%' => IN_VALUES,
             b' ' | b'.' => IN_NAMES,
             _ => 0,
         };
@@ -316,8 +316,8 @@ pub(crate) fn bits(seen: &[u8; SEEN], wanted: u8) -> Bits {
         u8x16_swizzle, v128, v128_and, v128_or,
     };
 
-    /// By low and high half: brackets, `=`, `/` and `%`, space, `.`.
-    const LOW: [u8; 16] = [8, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1, 0, 3, 16, 4];
+    /// By low and high half: brackets, `=`, `:` and `<`, `/` and `%`, space, `.`.
+    const LOW: [u8; 16] = [8, 0, 0, 0, 0, 4, 0, 0, 0, 0, 2, 1, 2, 3, 16, 4];
     const HIGH: [u8; 16] = [0, 0, 28, 2, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
 
     fn load(bytes: &[u8; 16]) -> v128 {

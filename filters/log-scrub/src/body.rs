@@ -46,9 +46,8 @@ impl Passing {
         most: usize,
         headers: &mut Headers<'_>,
     ) -> Box<Self> {
-        let encoded = headers.look("content-encoding", |coding| {
-            coding.is_some_and(|coding| !coding.trim_ascii().is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
-        });
+        let is_none = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+        let encoded = headers.all("content-encoding").any(|coding| !is_none(coding.trim_ascii()));
         let kind = if encoded {
             Err(Reason::Compressed)
         } else {
@@ -120,7 +119,8 @@ impl Passing {
             return;
         }
         let bytes = whole.read(0, most);
-        if bytes.is_empty() {
+        // All of it, or what is put in its place would cut it off.
+        if bytes.is_empty() || bytes.len() != self.passed {
             self.state = if self.passed == 0 { State::Clean(Vec::new()) } else { State::Failed(Reason::Host) };
             return;
         }
@@ -157,7 +157,11 @@ impl Passing {
             State::Held => Err(Reason::Incomplete),
             State::Failed(reason) => Err(reason),
         };
-        let (clean, unscanned) = clean.unwrap_or_else(|reason| (UNSCANNED.into(), Some(reason)));
+        let (clean, unscanned) = clean.unwrap_or_else(|reason| {
+            // How far it was read before depends on how it was cut.
+            findings.clear();
+            (UNSCANNED.into(), Some(reason))
+        });
         if unscanned.is_some() || findings.any() {
             tally.note(Seen { place, findings, unscanned });
         }

@@ -53,7 +53,7 @@ pub static UNSCANNED_TOTAL: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_scrub_unscanned_total",
     help: "Values and bodies that could not be looked at, by reason: compressed, type, encoding, broken, deep, long, \
-           large, incomplete, host.",
+           large, incomplete, host, part.",
     labels: &["reason"],
 };
 
@@ -94,6 +94,10 @@ impl Place {
         }
     }
 }
+
+/// What stands for a reason where only a part of a value or body could not be looked at: a file in a form, text that is no
+/// UTF-8, more nested or repeated than anyone needs.
+pub(crate) const PART: &str = "part";
 
 /// Why something could not be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -501,10 +505,9 @@ impl LogScrub {
             for (rule, count) in findings.iter(&self.rules) {
                 cx.metrics.add(cx.host, &FINDINGS, &[rule, place.name()], i64::from(count));
             }
-            // A part of a value: more was nested or repeated in it than anyone needs.
             let parts = i64::from(findings.unscanned());
             if parts > 0 {
-                cx.metrics.add(cx.host, &UNSCANNED_TOTAL, &[Reason::Long.name()], parts);
+                cx.metrics.add(cx.host, &UNSCANNED_TOTAL, &[PART], parts);
             }
             if let Some(reason) = unscanned {
                 cx.metrics.add(cx.host, &UNSCANNED_TOTAL, &[reason.name()], 1);

@@ -1,6 +1,6 @@
 //! One line of JSON about a request.
 
-use crate::{Rules, Seen};
+use crate::{PART, Reason, Rules, Seen};
 use kit::prelude::*;
 use kit::{Headers, Host};
 
@@ -73,7 +73,11 @@ impl Line {
             }
         });
         let mut unscanned: Vec<(&'static str, &'static str)> = Vec::new();
-        for (place, reason) in seen.iter().filter_map(|seen| Some((seen.place.name(), seen.unscanned?.name()))) {
+        let reason = |seen: &Seen| {
+            let part = (seen.findings.unscanned() > 0).then_some(PART);
+            Some((seen.place.name(), seen.unscanned.map(Reason::name).or(part)?))
+        };
+        for (place, reason) in seen.iter().filter_map(reason) {
             if unscanned.iter().all(|(name, _)| *name != place) {
                 unscanned.push((place, reason));
             }

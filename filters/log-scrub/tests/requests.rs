@@ -410,3 +410,108 @@ fn a_change_of_configuration_reaches_new_requests_only() {
         assert_eq!(state(&done, "path").unwrap(), "/ann@example.com", "{how}");
     }
 }
+
+/// Secrets that are assigned, in URLs, or in what does not parse, wherever they stand.
+#[test]
+fn a_secret_in_a_sentence_is_found_in_every_place() {
+    let configuration = r#"{"outputs": {"request_body": true, "request_headers": ["x-a", "link", "x-email"],
+        "response_headers": ["grpc-message"]}}"#;
+    let json = |text: &str| format!("{{\"m\":{}}}", serde_json::to_string(text).unwrap());
+    let sentences = [
+        "login password=SECRET failed, see https://x.org/cb?access_token=SECRET ok",
+        "password:SECRET",
+        "GET /?token=SECRET HTTP/1.1",
+        "?token=SECRET",
+        "Server=db;User Id=a;Password=SECRET;",
+        "Authorization: Basic SECRETcanary",
+        "cookie: sid=SECRET; a=b",
+        "{\"password\":\"SECRET\"",
+        "{\"password\":\"SECRET\"} trailing",
+        "user=\"ann\";password=\"SECRET\"",
+        "<https://x.org/?token=SECRET>;rel=next",
+        "a=b,token=SECRET",
+        "x password=[field]SECRET y",
+        "{\"a\":\"{\\\"b\\\":\\\"{\\\\\\\"c\\\\\\\":\\\\\\\"{\\\\\\\\\\\\\\\"password\\\\\\\\\\\\\\\":\\\\\\\\\\\\\\\"SECRET\\\\\\\\\\\\\\\"}\\\\\\\"}\\\"}\"}",
+    ];
+    let encode = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+    each(configuration, |proxy| {
+        for sentence in sentences {
+            let form = format!("msg={}", encode(sentence));
+            let multipart = format!("--b\r\nContent-Disposition: form-data; name=\"m\"\r\n\r\n{sentence}\r\n--b--\r\n");
+            let line = sentence.replace('\n', " ");
+            for (kind, body) in [
+                ("application/json", json(sentence)),
+                ("application/x-www-form-urlencoded", form.clone()),
+                ("multipart/form-data; boundary=b", multipart),
+                ("text/plain", format!("first\n{line}\nlast")),
+            ] {
+                // In plain text, JSON in JSON in JSON is not taken apart.
+                if kind == "text/plain" && sentence.contains("{\\\"b") {
+                    continue;
+                }
+                let request = Message::new([
+                    (":method", "POST"),
+                    (":path", &format!("/a?{form}")),
+                    ("content-type", kind),
+                    ("x-a", sentence),
+                    ("link", sentence),
+                ]);
+                let done = proxy.exchange("in", 0, &request.chunk(&body), &ok(&[("grpc-message", sentence)]));
+                for (key, value) in &done.filter_state {
+                    assert!(!text(value).contains("SECRET"), "{kind}, {key}: {}", text(value));
+                }
+            }
+        }
+    });
+}
+
+/// What is decoded once more, or stands where it should not.
+#[test]
+fn odd_targets_and_headers_are_clean() {
+    let configuration = r#"{"outputs": {"request_headers": ["x-email", "x-original-uri", "x-a"]}}"#;
+    each(configuration, |proxy| {
+        for path in [
+            "/a%3Ftoken=SECRET",
+            "/a%3Ftoken%3DSECRET",
+            "/?a=b?token=SECRET",
+            "/??token=SECRET",
+            "/?ann.SECRET@example.com[token]=1",
+            "/?token[0]=SECRET&token.0=SECRET",
+        ] {
+            let request = Message::new([
+                (":method", "GET"),
+                (":path", path),
+                ("referer", "https://x.org/#cb?token=SECRET"),
+                ("user-agent", "Mozilla/5.0 (SECRET%40example.com)"),
+                ("x-email", "SECRET%40example.com"),
+                ("x-original-uri", "/users/SECRET%40example.com"),
+                ("x-a", "app/1.0;token:SECRET"),
+            ]);
+            let done = proxy.exchange("in", 0, &request, &ok(&[]));
+            for (key, value) in &done.filter_state {
+                assert!(!text(value).contains("SECRET"), "{path}, {key}: {}", text(value));
+            }
+        }
+    });
+}
+
+/// Where two values stand beside each other, the second look finds the first one too.
+#[test]
+fn a_text_is_looked_at_until_nothing_changes() {
+    each(r#"{"outputs": {"request_body": true}}"#, |proxy| {
+        let body = "pay 4111111111111111-DE89370400440532013000 now";
+        let done = proxy.exchange("in", 0, &post(&[("content-type", "text/plain")]).chunk(body), &ok(&[]));
+        assert_eq!(state(&done, "request_body").unwrap(), "pay [card]-[iban] now");
+    });
+}
+
+#[test]
+fn a_part_that_was_not_looked_at_is_said() {
+    each(r#"{"outputs": {"request_body": true, "line": true}}"#, |proxy| {
+        let form = post(&[("content-type", "application/x-www-form-urlencoded")]).chunk("a=%FF&b=1");
+        let done = proxy.exchange("in", 0, &form, &ok(&[]));
+        assert_eq!(state(&done, "request_body").unwrap(), "a=[UNSCANNED]&b=1");
+        assert!(state(&done, "log").unwrap().contains(r#""unscanned":{"request_body":"part"}"#));
+        assert_eq!(unscanned(proxy, "part"), 1);
+    });
+}

@@ -103,6 +103,11 @@ pub(super) fn looks_so(text: &[u8]) -> bool {
     matches!(text.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'))
 }
 
+/// Whether a text begins as an object does, or as a list of texts or objects.
+fn nests(text: &[u8]) -> bool {
+    matches!(text.trim_ascii_start(), [b'{', ..] | [b'[', b'"' | b'{', ..])
+}
+
 /// Cleans a text that is JSON; none if it is not.
 pub(super) fn whole(scan: Scan<'_>, name: &str, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
     let mut json = Json::new(scan.depth, name, false);
@@ -506,6 +511,11 @@ impl Json {
     fn clean(&self, scan: Scan<'_>, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
         match self.context() {
             (_, Some(rule)) => Some(scan.rules.cover(rule, text, findings)).filter(|cover| cover != text),
+            // Deeper than anyone needs it is not taken apart, and so not shown.
+            (_, None) if scan.depth == 0 && nests(text) => {
+                findings.add_unscanned();
+                Some(UNSCANNED.into())
+            }
             (name, None) => scan.value(name, text, findings),
         }
     }
@@ -587,10 +597,11 @@ impl Json {
         let (mut rule, mut clean) = (None, None);
         if is_name {
             rule = scan.field(&text);
-            if rule.is_none() {
+            // Also where its last part alone says what the value is.
+            if rule.is_none() || scan.rules.may_hold(&text) {
                 clean = settle(&text, findings, |text, findings| super::changed(scan.rules.scrub("", text, findings)));
                 // What is left may be a field's name, and would be found to be when it is cleaned again.
-                rule = clean.as_deref().and_then(|clean| scan.field(clean));
+                rule = rule.or_else(|| clean.as_deref().and_then(|clean| scan.field(clean)));
             }
         } else {
             clean = self.clean(scan, &text, findings);
@@ -625,7 +636,8 @@ impl Json {
         let (name, rule) = self.context();
         let instead = match rule {
             Some(rule) if !is_name => Some(scan.rules.cover(rule, &text, findings)),
-            _ if is_name || (scan.depth > 0 && looks_so(&text)) || scan.has_parts(&text) => {
+            // Of blanks alone it is not known what they begin.
+            _ if is_name || text.trim_ascii().is_empty() || looks_so(&text) || scan.has_parts(&text) => {
                 findings.add_unscanned();
                 Some(UNSCANNED.into())
             }

@@ -195,16 +195,7 @@ impl<'r> Scan<'r> {
             let before = text.get(..at).unwrap_or(&[]);
             match SIGNS.get(usize::from(*byte)) {
                 Some(Sign::None) => {}
-                Some(Sign::Joins) => {
-                    // What is assigned, if its name is a field's. A URL's colon is none.
-                    let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-                    let length = before.iter().rev().take_while(is_word).count();
-                    let (rest, name) = before.split_at_checked(at.saturating_sub(length)).unwrap_or((before, &[]));
-                    let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'"' | b'\'' | b'`'));
-                    if (joint && !rest.ends_with(b"; ")) || (!name.is_empty() && self.rules.may_be_field(name)) {
-                        return false;
-                    }
-                }
+                Some(Sign::Joins) if !self.may_name(before) => {}
                 // An option: `--token abc`.
                 Some(Sign::Dash) if before.last() != Some(&b'-') => {}
                 // JSON as a whole.
@@ -215,28 +206,68 @@ impl<'r> Scan<'r> {
         !self.rules.may_hold(text)
     }
 
-    /// The rule for a field: by its name, or the last part of it as in `user[password]`, `password[]` and
+    /// Whether what stands before a sign may be a field's name; a quick guess. A URL's colon has none before it.
+    fn may_name(self, before: &[u8]) -> bool {
+        let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let length = before.iter().rev().take_while(is_word).count();
+        let (rest, name) = before.split_at_checked(before.len().saturating_sub(length)).unwrap_or((before, &[]));
+        let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'\t' | b'"' | b'\'' | b'`' | b'\\'));
+        let joint = joint || (name.is_empty() && matches!(rest.last(), Some(b',' | b'?' | b'#' | b'&' | b'/' | b'!')));
+        (joint && !rest.ends_with(b"; ")) || (!name.is_empty() && self.rules.may_be_field(name))
+    }
+
+    /// Whether a field may be assigned in a text, as [`Scan::taken_apart`] finds it; a quick guess.
+    fn may_assign(self, text: &[u8]) -> bool {
+        let mut from = 0_usize;
+        while let Some(at) = memchr::memchr3(b'=', b':', b'<', text.get(from..).unwrap_or(&[])) {
+            let at = from.saturating_add(at);
+            if text.get(at) == Some(&b'<') {
+                // A tag, or an address of a page as in a Link.
+                if text.get(at.saturating_add(1)).is_some_and(u8::is_ascii_alphabetic) {
+                    return true;
+                }
+            } else if self.may_name(text.get(..at).unwrap_or(&[])) {
+                return true;
+            }
+            from = at.saturating_add(1);
+        }
+        // A URL in a sentence.
+        find(b'/', text).is_some_and(|at| text.get(at..).is_some_and(|rest| rest.starts_with(b"//"))) && !is_word(text)
+    }
+
+    /// The rule for a field: by its name, or the last part of it as in `user[password]`, `password[]`, `token[0]` and
     /// `user.password`.
     fn field(self, name: &[u8]) -> Option<Rule> {
+        self.field_of(name, |c| matches!(c, '.' | '[' | ']' | ' '))
+    }
+
+    /// The same for a parameter, before which more may stand: `a?token`.
+    fn parameter(self, name: &[u8]) -> Option<Rule> {
+        self.field_of(name, |c| matches!(c, '.' | '[' | ']' | ' ' | '?' | '#' | '&' | ',' | '/' | '!' | '\0'))
+    }
+
+    fn field_of(self, name: &[u8], is_joint: fn(char) -> bool) -> Option<Rule> {
         let name = String::from_utf8_lossy(name);
-        let is_joint = |byte: &u8| matches!(byte, b'.' | b'[' | b']' | b' ');
         self.rules.field(&name).or_else(|| {
-            let mut parts = name.as_bytes().iter().any(is_joint).then(|| name.rsplit(['.', '[', ']', ' ']))?;
-            self.rules.field(parts.find(|part| !part.is_empty())?)
+            let mut parts = name.contains(is_joint).then(|| name.rsplit(is_joint))?;
+            // Of a list, the number is none of its name.
+            let is_index = |part: &str| part.len() <= 6 && part.bytes().all(|byte| byte.is_ascii_digit());
+            self.rules.field(parts.find(|part| !is_index(part))?)
         })
     }
 
     /// Whether [`Scan::value`] may find anything, whatever the name is; a quick guess, never wrong where it says no.
     fn may_change(self, text: &[u8]) -> bool {
         self.rules.may_hold(text)
+            || json::looks_so(text)
             || (self.depth > 0
-                && (json::looks_so(text) || find(b'=', text).is_some() || url::looks_so(text) || has_percent(text)))
+                && (find(b'=', text).is_some() || url::looks_so(text) || has_percent(text) || self.may_assign(text)))
     }
 
     /// Whether a text that is not JSON is taken apart, as [`Scan::value`] does it.
     fn has_parts(self, text: &[u8]) -> bool {
         let has_pairs = find(b'=', text.trim_ascii_end()).is_some() && is_word(text);
-        self.depth > 0 && (has_pairs || url::looks_so(text) || has_percent(text))
+        self.depth > 0 && (has_pairs || url::looks_so(text) || has_percent(text) || self.may_assign(text))
     }
 
     /// Cleans a decoded value until there is nothing to find; none if there was nothing.
@@ -272,6 +303,8 @@ impl<'r> Scan<'r> {
             changed(inner.url(rest, findings))
         } else if find(b'=', rest).is_some() && is_word(rest) {
             changed(inner.query(rest, findings))
+        } else if self.may_assign(rest) {
+            inner.taken_apart(rest, findings)
         } else {
             None
         };

@@ -162,7 +162,11 @@ impl Lines {
             rest = after;
         }
         let scan = Scan::new(rules);
-        let clean = settle(rest, findings, |line, findings| scan.taken_apart(line, findings));
+        // Until nothing changes; what goes over lines is left to the stream.
+        let clean = settle(rest, findings, |line, findings| {
+            let apart = scan.taken_apart(line, findings);
+            changed(rules.scrub("", apart.as_deref().unwrap_or(line), findings)).or(apart)
+        });
         self.stream.push(rules, clean.as_deref().unwrap_or(rest), out, findings);
         // What goes on in the next line begins with such.
         if memchr::memmem::find(rest, b"-----BEGIN ").is_some() {
@@ -241,7 +245,7 @@ impl<F: Fn(usize) -> Option<usize>> Next<F> {
 
 impl Scan<'_> {
     /// Cleans what is of fields and URLs; none if there is nothing.
-    fn taken_apart(self, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
+    pub(super) fn taken_apart(self, text: &[u8], findings: &mut Findings) -> Option<Vec<u8>> {
         let assigned = changed(self.assigned(text, findings));
         changed(self.urls(assigned.as_deref().unwrap_or(text), findings)).or(assigned)
     }
@@ -278,7 +282,7 @@ impl Scan<'_> {
             };
             // Nothing would join what is before and after, and the next word would be the value.
             let cover = if cover.is_empty() { Cow::Borrowed(b"[]".as_slice()) } else { cover };
-            if rest(start).starts_with(&cover) {
+            if rest(start).starts_with(&cover) && start.saturating_add(cover.len()) >= end {
                 *findings = before;
                 from = start.saturating_add(cover.len()).max(from);
             } else {
@@ -467,6 +471,10 @@ fn name_before(text: &[u8], from: usize, at: usize) -> Option<(&[u8], bool)> {
     rest = unquoted.map_or(rest, |rest| rest.strip_suffix(b"\\").unwrap_or(rest));
     let length = rest.iter().rev().take(NAME).take_while(|byte| is_name(**byte) || matches!(byte, b'[' | b']')).count();
     let name = rest.get(rest.len().saturating_sub(length)..).filter(|name| !name.is_empty())?;
+    // What stands for a value is no name: `[jwt]: …`.
+    if name.strip_prefix(b"[").is_some_and(|name| name.ends_with(b"]")) {
+        return None;
+    }
     let name = name.iter().position(|byte| !matches!(byte, b'-')).and_then(|first| name.get(first..))?;
     Some((name, unquoted.is_some() && index.is_none()))
 }

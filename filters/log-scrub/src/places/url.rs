@@ -99,12 +99,13 @@ impl Scan<'_> {
                 continue;
             };
             let value_start = end.saturating_sub(value.len());
-            let mut rule = code.find(name, |name| self.field(name));
-            let clean_name = if rule.is_none() { code.clean(self, "", name, findings) } else { None };
+            let mut rule = code.find(name, |name| self.parameter(name));
+            // Also where its last part alone says what the value is.
+            let clean_name = code.clean(self, "", name, findings);
             if let Some(name) = &clean_name {
                 edit.replace(start, start.saturating_add(name_end.unwrap_or(0)), name);
                 // What is left may be a field's name, and would be found to be when it is cleaned again.
-                rule = code.find(name, |name| self.field(name));
+                rule = rule.or_else(|| code.find(name, |name| self.parameter(name)));
             }
             if let Some(rule) = rule {
                 let raw = text.get(value_start..).unwrap_or(value);
