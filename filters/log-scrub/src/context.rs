@@ -45,6 +45,22 @@ fn own(window: &[u8]) -> &[u8] {
     before.iter().rposition(ends).and_then(|end| window.get(end.saturating_add(1)..)).unwrap_or(window)
 }
 
+/// Whether there is nothing but it in the text, in which it may stand after a name and `=`, or in quotes.
+pub(crate) fn is_whole(view: &View<'_>, start: usize, end: usize) -> bool {
+    let quote = view.before(start);
+    if matches!(quote, b'"' | b'\'') {
+        return view.at(end) == quote;
+    }
+    if end != view.end() || view.is_cut() {
+        return false;
+    }
+    // There are zeros before a text. A name of which no beginning is known may be anything.
+    let named = |at: &usize| view.at(*at).is_ascii_alphanumeric() || matches!(view.at(*at), b'_' | b'-' | b'.');
+    let Some(name) = start.checked_sub(1).filter(|_| quote == b'=') else { return quote == 0 };
+    let length = (name.saturating_sub(WINDOW)..name).rev().take_while(named).count();
+    length > 0 && view.before(name.saturating_sub(length)) == 0
+}
+
 /// Whether there is no word at all before a position: quickly said, and most often so where there are many numbers.
 pub(crate) fn is_bare(view: &View<'_>, position: usize) -> bool {
     let mut copy = [0_u8; WINDOW];
