@@ -10,6 +10,8 @@ pub(crate) struct Words {
     all: &'static [&'static [u8]],
     /// With what they begin: a set in which a byte is its lowest bits.
     firsts: u64,
+    /// Last parts of names in which the words say nothing.
+    but: &'static [&'static [u8]],
 }
 
 impl Words {
@@ -21,7 +23,12 @@ impl Words {
             }
             rest = others;
         }
-        Self { all, firsts }
+        Self { all, firsts, but: &[] }
+    }
+
+    /// The words say nothing in a name whose last part is one of these, in lower case: `phone_id`, `phoneId`, `phone-id`.
+    pub(crate) const fn but(self, last: &'static [&'static [u8]]) -> Self {
+        Self { but: last, ..self }
     }
 }
 
@@ -84,8 +91,40 @@ fn has_word(window: &[u8], words: &Words) -> bool {
         } else {
             true
         };
-        begins && words.all.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+        begins
+            && words.all.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+            && (words.but.is_empty() || !is_one(last_part(name(window.get(at..).unwrap_or(&[]))), words.but))
     })
+}
+
+fn is_one(part: &[u8], of: &[&[u8]]) -> bool {
+    of.iter().any(|one| one.eq_ignore_ascii_case(part))
+}
+
+/// The name that a text begins with.
+fn name(text: &[u8]) -> &[u8] {
+    let length = text.iter().take_while(|byte| byte.is_ascii_alphanumeric() || is_joint(**byte)).count();
+    text.get(..length).unwrap_or(text)
+}
+
+/// The last of the words that a name is made of: of `order_id`, `orderId`, `order-id` and `orderID`.
+fn last_part(name: &[u8]) -> &[u8] {
+    let mut from = name.len();
+    while let Some(at) = from.checked_sub(1)
+        && let Some(byte) = name.get(at)
+        && !is_joint(*byte)
+    {
+        from = at;
+        let before = at.checked_sub(1).and_then(|at| name.get(at));
+        if byte.is_ascii_uppercase() && before.is_some_and(u8::is_ascii_lowercase) {
+            break;
+        }
+    }
+    name.get(from..).unwrap_or(&[])
+}
+
+fn is_joint(byte: u8) -> bool {
+    matches!(byte, b'_' | b'-' | b'.')
 }
 
 /// Whether a word stands there and ends there.
