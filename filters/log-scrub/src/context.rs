@@ -188,17 +188,40 @@ const OTHERS: Words = Words::of(&[
 
 /// Whether the name right before a value, as in `order_id=` or `"order": "`, says that it is something else.
 pub(crate) fn labels_other(view: &View<'_>, position: usize) -> bool {
-    let mut window = [0_u8; WINDOW];
+    let mut copy = [0; WINDOW];
+    has_word(label(view, position, &mut copy).0, &OTHERS)
+}
+
+/// Whether the name right before a value, in a path the segment, ends with one of these parts, as `user_id` and `userId`
+/// do with `id`, and none of the words is in it. In a sentence, none may be before it either.
+pub(crate) fn is_named(view: &View<'_>, position: usize, last: &[&[u8]], words: &Words) -> bool {
+    let mut copy = [0; WINDOW];
+    let (name, is_sure) = if view.before(position) == b'/' {
+        (name_before(view, position.saturating_sub(1), &mut copy), true)
+    } else {
+        label(view, position, &mut copy)
+    };
+    is_one(last_part(name), last) && !has_word(name, words) && (is_sure || !has(view, position, words))
+}
+
+/// The name right before a value, and whether more than a space joins them.
+fn label<'b>(view: &View<'_>, position: usize, copy: &'b mut [u8; WINDOW]) -> (&'b [u8], bool) {
     let mut at = position;
-    let mut joints = 0_u8;
-    while joints < 6 && matches!(view.before(at), b' ' | b'"' | b'\'' | b':' | b'=' | b'#') {
+    let (mut joints, mut is_sure) = (0_u8, false);
+    while joints < 6 && matches!(view.before(at), b' ' | b'"' | b'\'' | b':' | b'=' | b'#' | b'\\') {
+        is_sure |= !matches!(view.before(at), b' ' | b'#');
         at = at.saturating_sub(1);
         joints = joints.saturating_add(1);
     }
-    let end = at;
+    (name_before(view, at, copy), is_sure)
+}
+
+/// The name that ends at a position.
+fn name_before<'b>(view: &View<'_>, end: usize, copy: &'b mut [u8; WINDOW]) -> &'b [u8] {
+    let mut at = end;
     while at > end.saturating_sub(WINDOW) && (view.word_before(at) || matches!(view.before(at), b'-' | b'.')) {
         at = at.saturating_sub(1);
     }
-    window.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
-    has_word(&window, &OTHERS)
+    copy.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
+    copy.get(..end.saturating_sub(at)).unwrap_or(&[])
 }
