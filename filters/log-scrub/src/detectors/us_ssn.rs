@@ -1,6 +1,7 @@
 //! Social security numbers of the United States, by the Social Security Administration's rules: no area 000, 666 or 900
-//! to 999, no group 00, no serial 0000. Nine digits in a row only where a word says what they are, and with spaces, as sizes
-//! and counts are written too, also where there is nothing else.
+//! to 999, no group 00, no serial 0000. Nine digits in a row only where a word says what they are.
+//!
+//! With spaces, sizes and counts are written too: then a word says what it is, or there is nothing else.
 
 use super::Found;
 use crate::context::{self, Words};
