@@ -10,6 +10,8 @@ pub(crate) struct Words {
     all: &'static [&'static [u8]],
     /// With what they begin: a set in which a byte is its lowest bits.
     firsts: u64,
+    /// Last parts of names in which the words say nothing.
+    but: &'static [&'static [u8]],
 }
 
 impl Words {
@@ -21,7 +23,12 @@ impl Words {
             }
             rest = others;
         }
-        Self { all, firsts }
+        Self { all, firsts, but: &[] }
+    }
+
+    /// The words say nothing in a name whose last part is one of these, in lower case: `phone_id`, `phoneId`, `phone-id`.
+    pub(crate) const fn but(self, last: &'static [&'static [u8]]) -> Self {
+        Self { but: last, ..self }
     }
 }
 
@@ -43,6 +50,22 @@ fn own(window: &[u8]) -> &[u8] {
     let ends = |byte: &u8| matches!(byte, b',' | b';' | b'&' | b'|' | b'{' | b'}' | b']' | b'\r' | b'\n');
     let before = window.get(..sign).unwrap_or(&[]);
     before.iter().rposition(ends).and_then(|end| window.get(end.saturating_add(1)..)).unwrap_or(window)
+}
+
+/// Whether there is nothing but it in the text, in which it may stand after a name and `=`, or in quotes.
+pub(crate) fn is_whole(view: &View<'_>, start: usize, end: usize) -> bool {
+    let quote = view.before(start);
+    if matches!(quote, b'"' | b'\'') {
+        return view.at(end) == quote;
+    }
+    if end != view.end() || view.is_cut() {
+        return false;
+    }
+    // There are zeros before a text. A name of which no beginning is known may be anything.
+    let named = |at: &usize| view.at(*at).is_ascii_alphanumeric() || matches!(view.at(*at), b'_' | b'-' | b'.');
+    let Some(name) = start.checked_sub(1).filter(|_| quote == b'=') else { return quote == 0 };
+    let length = (name.saturating_sub(WINDOW)..name).rev().take_while(named).count();
+    length > 0 && view.before(name.saturating_sub(length)) == 0
 }
 
 /// Whether there is no word at all before a position: quickly said, and most often so where there are many numbers.
@@ -68,8 +91,40 @@ fn has_word(window: &[u8], words: &Words) -> bool {
         } else {
             true
         };
-        begins && words.all.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+        begins
+            && words.all.iter().any(|word| word.first() == Some(&first) && says(window, at, word))
+            && (words.but.is_empty() || !is_one(last_part(name(window.get(at..).unwrap_or(&[]))), words.but))
     })
+}
+
+fn is_one(part: &[u8], of: &[&[u8]]) -> bool {
+    of.iter().any(|one| one.eq_ignore_ascii_case(part))
+}
+
+/// The name that a text begins with.
+fn name(text: &[u8]) -> &[u8] {
+    let length = text.iter().take_while(|byte| byte.is_ascii_alphanumeric() || is_joint(**byte)).count();
+    text.get(..length).unwrap_or(text)
+}
+
+/// The last of the words that a name is made of: of `order_id`, `orderId`, `order-id` and `orderID`.
+fn last_part(name: &[u8]) -> &[u8] {
+    let mut from = name.len();
+    while let Some(at) = from.checked_sub(1)
+        && let Some(byte) = name.get(at)
+        && !is_joint(*byte)
+    {
+        from = at;
+        let before = at.checked_sub(1).and_then(|at| name.get(at));
+        if byte.is_ascii_uppercase() && before.is_some_and(u8::is_ascii_lowercase) {
+            break;
+        }
+    }
+    name.get(from..).unwrap_or(&[])
+}
+
+fn is_joint(byte: u8) -> bool {
+    matches!(byte, b'_' | b'-' | b'.')
 }
 
 /// Whether a word stands there and ends there.
@@ -133,17 +188,40 @@ const OTHERS: Words = Words::of(&[
 
 /// Whether the name right before a value, as in `order_id=` or `"order": "`, says that it is something else.
 pub(crate) fn labels_other(view: &View<'_>, position: usize) -> bool {
-    let mut window = [0_u8; WINDOW];
+    let mut copy = [0; WINDOW];
+    has_word(label(view, position, &mut copy).0, &OTHERS)
+}
+
+/// Whether the name right before a value, in a path the segment, ends with one of these parts, as `user_id` and `userId`
+/// do with `id`, and none of the words is in it. In a sentence, none may be before it either.
+pub(crate) fn is_named(view: &View<'_>, position: usize, last: &[&[u8]], words: &Words) -> bool {
+    let mut copy = [0; WINDOW];
+    let (name, is_sure) = if view.before(position) == b'/' {
+        (name_before(view, position.saturating_sub(1), &mut copy), true)
+    } else {
+        label(view, position, &mut copy)
+    };
+    is_one(last_part(name), last) && !has_word(name, words) && (is_sure || !has(view, position, words))
+}
+
+/// The name right before a value, and whether more than a space joins them.
+fn label<'b>(view: &View<'_>, position: usize, copy: &'b mut [u8; WINDOW]) -> (&'b [u8], bool) {
     let mut at = position;
-    let mut joints = 0_u8;
-    while joints < 6 && matches!(view.before(at), b' ' | b'"' | b'\'' | b':' | b'=' | b'#') {
+    let (mut joints, mut is_sure) = (0_u8, false);
+    while joints < 6 && matches!(view.before(at), b' ' | b'"' | b'\'' | b':' | b'=' | b'#' | b'\\') {
+        is_sure |= !matches!(view.before(at), b' ' | b'#');
         at = at.saturating_sub(1);
         joints = joints.saturating_add(1);
     }
-    let end = at;
+    (name_before(view, at, copy), is_sure)
+}
+
+/// The name that ends at a position.
+fn name_before<'b>(view: &View<'_>, end: usize, copy: &'b mut [u8; WINDOW]) -> &'b [u8] {
+    let mut at = end;
     while at > end.saturating_sub(WINDOW) && (view.word_before(at) || matches!(view.before(at), b'-' | b'.')) {
         at = at.saturating_sub(1);
     }
-    window.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
-    has_word(&window, &OTHERS)
+    copy.iter_mut().zip(at..end).for_each(|(byte, index)| *byte = view.at(index));
+    copy.get(..end.saturating_sub(at)).unwrap_or(&[])
 }

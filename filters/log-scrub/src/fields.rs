@@ -6,7 +6,7 @@ use kit::prelude::*;
 ///
 /// Some that look like it are left out: `key`, `code`, `state`, `sig`, `signature`, `session` and `auth` are as often what a
 /// log is read for, and `page_token` and the like are no secrets.
-const USUAL: [&str; 104] = [
+const USUAL: [&str; 110] = [
     "access_key",
     "access_token",
     "account_key",
@@ -49,12 +49,17 @@ const USUAL: [&str; 104] = [
     "jwt",
     "mfa_code",
     "mfa_token",
+    "new_password_confirmation",
     "one_time_password",
     "otp",
+    "pass",
     "passcode",
     "passphrase",
     "passwd",
     "password",
+    "password_confirm",
+    "password_confirmation",
+    "passwords",
     "phpsessid",
     "pin",
     "private_key",
@@ -68,6 +73,7 @@ const USUAL: [&str; 104] = [
     "sas_token",
     "secret",
     "secret_key",
+    "secrets",
     "security_code",
     "session_id",
     "session_key",
@@ -113,8 +119,9 @@ const USUAL: [&str; 104] = [
     "xsrf_token",
 ];
 
-/// What a name may end with to be such a one: `DB_PASSWORD`, `smtpPassword`, `stripe_secret_key`.
-const ENDS: [&[u8]; 10] = [
+/// What a name may end with to be such a one: `DB_PASSWORD`, `smtpPassword`, `stripe_secret_key`. A number may follow, as
+/// in `new_password2`.
+const ENDS: [&[u8]; 11] = [
     b"password",
     b"passwd",
     b"passphrase",
@@ -125,6 +132,57 @@ const ENDS: [&[u8]; 10] = [
     b"apikey",
     b"accesstoken",
     b"refreshtoken",
+    // Last: what is said of the longer ones is not said of this.
+    TOKEN,
+];
+
+const TOKEN: &[u8] = b"token";
+
+/// What is before `token` where it says how far a list was read, and the like.
+const NO_SECRET: [&[u8]; 18] = [
+    b"checkpoint",
+    b"continuation",
+    b"continue",
+    b"cursor",
+    b"idempotency",
+    b"marker",
+    b"next",
+    b"offset",
+    b"page",
+    b"pagination",
+    b"paging",
+    b"prev",
+    b"previous",
+    b"resume",
+    b"scroll",
+    b"skip",
+    b"sync",
+    b"valid",
+];
+
+/// As [`NO_SECRET`], but all that is before it: other words end so too. Some are signs of a language model.
+const NO_SECRET_ALONE: [&[u8]; 21] = [
+    b"bos",
+    b"cls",
+    b"costper",
+    b"end",
+    b"eos",
+    b"first",
+    b"has",
+    b"hide",
+    b"is",
+    b"last",
+    b"mask",
+    b"need",
+    b"no",
+    b"pad",
+    b"per",
+    b"sep",
+    b"show",
+    b"start",
+    b"stop",
+    b"timetofirst",
+    b"unk",
 ];
 
 /// What begins a name that asks a question or says what is done, so that its value is none: `show_password`.
@@ -192,12 +250,12 @@ impl Names {
             || (self.may_end_so(name) && self.ends_so(name))
     }
 
-    /// Whether a name may end like a usual one: by its last two letters.
+    /// Whether a name may end like a usual one: by its last two letters, a number aside.
     #[inline]
     fn may_end_so(&self, name: &[u8]) -> bool {
-        let [.., a, b] = name else { return false };
+        let [.., a, b] = without_number(name) else { return false };
         let two = [a.to_ascii_lowercase(), b.to_ascii_lowercase()];
-        self.usual && (matches!(&two, b"rd" | b"wd" | b"se" | b"et" | b"ey" | b"en") || letter(b).is_none())
+        self.usual && (matches!(&two, b"rd" | b"wd" | b"se" | b"et" | b"ey" | b"en"))
     }
 
     fn ends_so(&self, name: &[u8]) -> bool {
@@ -207,12 +265,28 @@ impl Names {
             length = length.saturating_add(1);
         }
         let text = text.get(..length).unwrap_or(&[]);
-        let Some(end) = ENDS.iter().find(|end| text.ends_with(end)) else { return false };
+        let bare = without_number(text);
+        let Some((end, head)) = ENDS.iter().find_map(|end| Some((end, bare.strip_suffix(*end)?))) else { return false };
+        // `resetToken` is a secret, while `resetPassword` asks for something.
+        let is_none = if *end == TOKEN {
+            NO_SECRET.iter().any(|word| head.ends_with(word)) || NO_SECRET_ALONE.contains(&head)
+        } else {
+            ASKS.iter().any(|asks| text.starts_with(asks))
+        };
         // An exception is one for longer names that end with it too.
         length < LONGEST
-            && !ASKS.iter().any(|asks| text.starts_with(asks))
-            && !self.except.iter().any(|except| **except == **end || **except == *text)
+            && !is_none
+            && !self.except.iter().any(|except| **except == **end || **except == *bare || **except == *text)
     }
+}
+
+/// A name without the digits at its end, and what joins them to it.
+#[inline]
+fn without_number(mut name: &[u8]) -> &[u8] {
+    while let [rest @ .., b'0'..=b'9' | b'-' | b'_'] = name {
+        name = rest;
+    }
+    name
 }
 
 fn mixed(first: u8, last: u8) -> usize {
@@ -256,7 +330,13 @@ mod tests {
                 assert!(!names.has(name.as_bytes()) || names.may_have(name.as_bytes()), "{name}");
             }
         }
-        for name in ["price", "name", "id", "created", "description", "tags", "uuid", "active"] {
+        for name in ["Token", "smtp_password", "x_secret", "reset-token", "api_key", "page_token"] {
+            for end in ["", "1", "_2", "-", "12_", "_1-2", "3__4"] {
+                let name = format!("{name}{end}");
+                assert!(!names.has(name.as_bytes()) || names.may_have(name.as_bytes()), "{name}");
+            }
+        }
+        for name in ["price", "name", "id", "created", "description", "tags", "uuid", "active", "address1", "line_2"] {
             assert!(!names.may_have(name.as_bytes()), "{name}");
         }
     }
@@ -284,6 +364,26 @@ mod tests {
             "csrfmiddlewaretoken",
             "new-password",
             "OPENAI_API_KEY",
+            "pass",
+            "password_confirmation",
+            "passwordConfirm",
+            "confirm_password",
+            "password1",
+            "new_password2",
+            "password_2",
+            "old_password",
+            "passwords",
+            "secrets",
+            "userToken",
+            "resetToken",
+            "reset_password_token",
+            "bot_token",
+            "verification_token",
+            "notification_token",
+            "issuer_token",
+            "hash_token",
+            "helper_token",
+            "token1",
         ] {
             assert!(names.has(name.as_bytes()), "{name}");
         }
@@ -299,7 +399,22 @@ mod tests {
             "next_token",
             "nextPageToken",
             "tokens",
+            "continuation_token",
+            "sync_token",
+            "cursor_token",
+            "pagination-token",
+            "idempotency_token",
+            "has_token",
+            "is_valid_token",
+            "pad_token",
+            "time_to_first_token",
+            "reset_password",
+            "reset_password2",
+            "prompt_tokens",
             "total_tokens",
+            "address1",
+            "pass_count",
+            "bypass",
             "token_type",
             "password_changed_at",
             "show_password",

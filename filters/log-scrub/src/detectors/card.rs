@@ -45,6 +45,44 @@ const WORDS: Words = Words::of(&[
     "信用卡".as_bytes(),
 ]);
 
+/// Those of them that in a name which ends as that of an id still say card: not `payment_id`.
+const CARDS: Words = Words::of(&[
+    b"card",
+    b"cardno",
+    b"cardnumber",
+    b"creditcard",
+    b"debitcard",
+    b"ccn",
+    b"ccnum",
+    b"tarjeta",
+    b"karte",
+    b"kreditkarte",
+    b"pan",
+    b"cc",
+]);
+
+/// With what a name ends whose digits in a row are no card.
+const IDS: [&[u8]; 18] = [
+    b"id",
+    b"uid",
+    b"guid",
+    b"uuid",
+    b"accountid",
+    b"customerid",
+    b"orderid",
+    b"requestid",
+    b"sessionid",
+    b"userid",
+    b"ticket",
+    b"tickets",
+    b"serial",
+    b"order",
+    b"orders",
+    b"invoice",
+    b"invoices",
+    b"etag",
+];
+
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
     if from.len() < 4 || matches!(view.at(from.start), b'0' | b'7') {
         return None;
@@ -83,7 +121,8 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
             was_common = common;
         }
     }
-    best.filter(|_| !is_in_account(view, from.start))
+    let is_id = |found: &Found| found.end == from.end && context::is_named(view, from.start, &IDS, &CARDS);
+    best.filter(|found| !is_id(found) && !is_in_account(view, from.start))
 }
 
 /// Whether a card may be what a row of groups begins with, the first of them of four or eight digits; a quick guess,
@@ -309,6 +348,17 @@ mod tests {
                 ("卡号4111111111111111。", "卡号[card]。"),
                 ("order paid with 4111111111111111", "order paid with [card]"),
                 ("order 4111 1111 1111 1111", "order [card]"),
+                ("id=4111 1111 1111 1111&\"userId\":\"4111-1111-1111-1111\"", "id=[card]&\"userId\":\"[card]\""),
+                ("card_id=4111111111111111&panId=4111111111111111", "card_id=[card]&panId=[card]"),
+                (
+                    "\"creditCardID\": 4111111111111111, \"cc-id\":4111111111111111",
+                    "\"creditCardID\": [card], \"cc-id\":[card]",
+                ),
+                ("paid=4111111111111111&void:4111111111111111", "paid=[card]&void:[card]"),
+                ("card id 4111111111111111", "card id [card]"),
+                ("/cards/4111111111111111 /card-id/4111111111111111", "/cards/[card] /card-id/[card]"),
+                ("/users/4111111111111111?id=1", "/users/[card]?id=1"),
+                ("id=1 4111111111111111", "id=1 [card]"),
             ],
         );
     }
@@ -351,6 +401,15 @@ mod tests {
                 "trace=4111111111111111",
                 "{\"parent\":\"4111111111111111\",\"parentId\":\"4111111111111111\"}",
                 "span_id=4111111111111111&nonce=4111111111111111&x-b3-parentspanid: 4111111111111111",
+                "{\"id\":\"4111111111111111\",\"user_id\":4111111111111111,\"customerId\": \"4111111111111111\"}",
+                "{\\\"id\\\": \\\"4111111111111111\\\"}",
+                "id=4111111111111111&USER_ID=4111111111111111&user-id: 4111111111111111",
+                "payment_id=4111111111111111, visaId=4111111111111111, credit.id=4111111111111111",
+                "ticket=4111111111111111&serial=4111111111111111&orders: 4111111111111111",
+                "ETag: \"4111111111111111\", invoice 4111111111111111, ticket #4111111111111111",
+                "customerID='4111111111111111' customerid=4111111111111111 uuid=4111111111111111",
+                "/orders/4111111111111111 /v1/tickets/4111111111111111/notes /invoice/4111111111111111?a=b",
+                "{\"card\":{\"id\":\"4111111111111111\"}}",
                 // As Diners Club has them, sixteen are rare.
                 "3600000000000008",
             ],

@@ -53,7 +53,28 @@ const WORDS: Words = Words::of(&[
     "телефон".as_bytes(),
     "тел".as_bytes(),
     "моб".as_bytes(),
-]);
+])
+.but(&OTHERS);
+
+/// What of a phone or a call is no number to dial.
+const OTHERS: [&[u8]; 16] = [
+    b"at",
+    b"count",
+    b"date",
+    b"day",
+    b"duration",
+    b"epoch",
+    b"id",
+    b"ids",
+    b"ms",
+    b"seconds",
+    b"time",
+    b"timestamp",
+    b"total",
+    b"ts",
+    b"type",
+    b"version",
+];
 
 /// What an extension begins with.
 const EXTENSIONS: [&[u8]; 3] = [b"ext.", b"ext", b"x"];
@@ -300,6 +321,8 @@ mod tests {
                 ),
                 ("msisdn=491511234567&contact_number=9876543210", "msisdn=[phone]&contact_number=[phone]"),
                 ("phone: 555-123-4567", "phone: [phone]"),
+                ("phone_id phone 5551234567, id_phone=5551234567", "phone_id phone [phone], id_phone=[phone]"),
+                ("call at 5551234567; phone_format=5551234567", "call at [phone]; phone_format=[phone]"),
                 ("contact-number: 9876543210, contactNo=9876543210", "contact-number: [phone], contactNo=[phone]"),
                 (
                     "contact.number: 9876543210; contact number 9876543210",
@@ -352,6 +375,15 @@ mod tests {
                 "phone call on 2024-01-02 03:04:05",
                 "called 1999-12-31 23:59",
                 "phone order_id=5551234567",
+                "phone_verified_at=1700000000",
+                "\"phoneVerifiedAt\":1700000000",
+                "phone-verified-at: 1700000000",
+                "{\"phone_id\":5551234567,\"callId\":\"5551234567\",\"callID\": 5551234567}",
+                "call_id=5551234567&fax_id=5551234567&call-id=5551234567",
+                "telephone_count: 1234567, mobile_os_version=1234567",
+                "phone_type=1234567; phone_ts=1700000000; call_time=1700000000; mobileDate=20240102",
+                "CALL_ID=5551234567",
+                "phone.id=5551234567",
                 "hotel 5551234567",
                 "contact notes 5551234567",
                 "+08:00",

@@ -1,5 +1,7 @@
 //! Social security numbers of the United States, by the Social Security Administration's rules: no area 000, 666 or 900
 //! to 999, no group 00, no serial 0000. Nine digits in a row only where a word says what they are.
+//!
+//! With spaces, sizes and counts are written too: then a word says what it is, or there is nothing else.
 
 use super::Found;
 use crate::context::{self, Words};
@@ -7,6 +9,9 @@ use crate::digits::{Cluster, Group, stands_alone};
 use crate::view::View;
 
 const WORDS: Words = Words::of(&[b"ssn", b"social_security"]);
+
+/// What is said of one in a sentence.
+const SPOKEN: Words = Words::of(&[b"ssn", b"social"]);
 
 pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Found> {
     if from.len() == 9 {
@@ -33,7 +38,12 @@ pub(super) fn find(view: &View<'_>, cluster: &Cluster, from: Group) -> Option<Fo
         && stands_alone(view, area.start, serial.end)
         && !dashed(view.before(area.start), view.before(area.start.saturating_sub(1)))
         && !dashed(view.at(serial.end), view.at(serial.end.saturating_add(1)));
-    found.then(|| Found::new(area.start, serial.end))
+    let known = || {
+        view.at(area.end) != b' '
+            || context::is_whole(view, area.start, serial.end)
+            || context::has(view, area.start, &SPOKEN)
+    };
+    (found && known()).then(|| Found::new(area.start, serial.end))
 }
 
 /// With dots, as versions have them: only where a word says what it is.
@@ -56,7 +66,8 @@ fn valid(area: &[u8], group: &[u8], serial: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{found, untouched};
+    use crate::Findings;
+    use crate::testing::{found, only, untouched};
 
     #[test]
     fn numbers() {
@@ -67,7 +78,10 @@ mod tests {
                 ("123-45-6709", "[us_ssn]"),
                 ("123-45-6789", "[us_ssn]"),
                 ("(123-45-6789)", "([us_ssn])"),
-                ("123 45 6789", "[us_ssn]"),
+                ("ssn 123 45 6789", "ssn [us_ssn]"),
+                ("my social is 123 45 6789.", "my social is [us_ssn]."),
+                ("{\"ssn\":\"123 45 6789\"}", "{\"ssn\":\"[us_ssn]\"}"),
+                ("{\"n\":\"123 45 6789\"}", "{\"n\":\"[us_ssn]\"}"),
                 ("ssn=123456789&", "ssn=[us_ssn]&"),
                 ("SSN: 123.45.6789.", "SSN: [us_ssn]."),
                 ("social_security_no=123456789", "social_security_no=[us_ssn]"),
@@ -75,6 +89,21 @@ mod tests {
                 ("Social Security number: 123456789", "Social Security number: [us_ssn]"),
             ],
         );
+    }
+
+    #[test]
+    fn a_whole_value() {
+        let rules = only("us_ssn");
+        for name in ["", "n", "x-value", "a_very_long_name_that_fills_all_that_may_be_known_of_what_is_before_a_value"]
+        {
+            let mut findings = Findings::default();
+            let clean = rules.scrub(name, b"123 45 6789", &mut findings);
+            assert_eq!(
+                (&*clean == b"[us_ssn]", findings.total()),
+                (name.len() < 40, u32::from(name.len() < 40)),
+                "{name}"
+            );
+        }
     }
 
     #[test]
@@ -87,6 +116,13 @@ mod tests {
                 "900-45-6789",
                 "123-00-6789",
                 "123-45-0000",
+                "sizes 128 64 4096",
+                "128 64 4096 8192",
+                "a=1&b=128 64 4096",
+                "128 64 4096\n",
+                "n=128 64 4096 kB",
+                "\"128 64 4096",
+                "\"n\": \"at 128 64 4096\"",
                 "123-45 6789",
                 "123.45.6789",
                 "ssn 123.45.678",

@@ -192,7 +192,7 @@ pub fn value(rule: &'static str, random: &mut Random) -> Value {
             let (group, serial) = (random.within(1, 99), random.within(1, 9999));
             let sign = *random.pick(&["-", "-", "-", " ", ""]);
             let text = format!("{area:03}{sign}{group:02}{sign}{serial:04}");
-            Value { needs_name: sign.is_empty(), ..plain(text, &["ssn", "userSsn", "social_security", "SSN"]) }
+            Value { needs_name: sign != "-", ..plain(text, &["ssn", "userSsn", "social_security", "SSN"]) }
         }
         "cn_mobile" => {
             let number = format!("1{}{}", random.within(3, 9), random.signs(DIGITS, 9));
