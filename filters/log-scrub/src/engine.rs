@@ -57,7 +57,7 @@ impl Findings {
     /// Begins a value that is taken apart, if it is no part of one. However it is taken apart, no more is looked at than
     /// so often its length: only texts made to be slow come near.
     pub(crate) fn begin(&mut self, length: usize) -> bool {
-        const TIMES: u64 = 64;
+        const TIMES: u64 = 16;
         const LEAST: u64 = 64 << 10;
         let begins = self.most.is_none();
         if begins {
