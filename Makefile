@@ -32,6 +32,9 @@ help: ## List the targets
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
 	@$(CARGO) run --quiet --locked --package test-harness --bin demo -- $(if $(KEEP),--keep)
 
+# The same cases in each run: what a test does must not hang on chance. To look for new ones: `make fuzz`, or another seed.
+test test-matrix: export PROPTEST_RNG_SEED ?= 1
+
 test: modules envoy prometheus ## Set up and run all tests: native, built modules, real Envoy and Prometheus
 	@$(CARGO) test --locked --workspace
 

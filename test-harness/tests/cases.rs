@@ -184,3 +184,15 @@ async fn the_script_that_trace_id_is_measured_against_does_the_same() -> Result<
     cases.iter_mut().for_each(|case| drop(case.expect.state.remove("start_time_ns")));
     real("script", &cases, |_| Ok(HttpFilter::lua("trace-id", &script)), "%DYNAMIC_METADATA(trace:KEY)%").await
 }
+
+/// The same, of what such scripts look for.
+#[tokio::test]
+async fn the_script_beside_log_scrub_covers_an_address() -> Result<()> {
+    let script = std::fs::read_to_string(test_harness::root().join("test-harness/bench/patterns.lua"))?;
+    let mut case = cases::named("log-scrub", "path, query, referer and user agent by default")?;
+    let clean = case.expect.state.remove("scrub.user_agent");
+    case.expect.state = clean.map(|clean| ("user-agent".to_owned(), clean)).into_iter().collect();
+    assert_eq!(case.expect.state.len(), 1);
+    (case.expect.state_without, case.expect.metrics) = Default::default();
+    real("script", &[case], |_| Ok(HttpFilter::lua("scrub", &script)), "%DYNAMIC_METADATA(scrub:KEY)%").await
+}

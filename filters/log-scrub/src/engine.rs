@@ -295,8 +295,10 @@ impl Rules {
     /// The clean text of a value. Its name, empty where it has none, may say that the value is covered whole, and it is
     /// context for what is in the value.
     pub fn scrub<'t>(&self, name: &str, value: &'t [u8], findings: &mut Findings) -> Cow<'t, [u8]> {
+        // What was covered before stays as it is: who cleans until nothing changes would not come to an end.
+        let new = |clean: Vec<u8>| if clean == value { Cow::Borrowed(value) } else { Cow::Owned(clean) };
         if let Some(rule) = self.field(name) {
-            return Cow::Owned(self.cover(rule, value, findings));
+            return new(self.cover(rule, value, findings));
         }
         // Each look costs something, however short the text is.
         findings.looked = findings.looked.saturating_add(u64::try_from(value.len()).unwrap_or(0)).saturating_add(16);
@@ -307,7 +309,7 @@ impl Rules {
             return Cow::Borrowed(value);
         }
         out.extend_from_slice(value.get(settled..).unwrap_or(&[]));
-        Cow::Owned(out)
+        new(out)
     }
 
     /// Cleans text, all of which has come if it is the `end`. Writes what is settled, up to the end of the last value
@@ -341,16 +343,21 @@ impl Rules {
             }
             out.extend_from_slice(clean);
             state.before.note(clean);
-            findings.add(index);
             let value = value.get(..length).unwrap_or(value);
             if let Action::Network = rule.action {
                 let written = out.len();
                 detectors::ip_network(value, out);
-                state.before.note(out.get(written..).unwrap_or(&[]));
+                let network = out.get(written..).unwrap_or(&[]);
+                state.before.note(network);
+                // A network is an address too, and what was covered before is not found again.
+                if network != value {
+                    findings.add(index);
+                }
                 settled = settled.saturating_add(start).saturating_add(length);
                 state.moved(start.saturating_add(length));
                 continue;
             }
+            findings.add(index);
             let mut cover = Cover::new(&rule.action, rule.normal);
             cover.push(value);
             if let Tail::None = found.tail {

@@ -95,10 +95,6 @@ impl Place {
     }
 }
 
-/// What stands for a reason where only a part of a value or body could not be looked at: a file in a form, text that is no
-/// UTF-8, more nested or repeated than anyone needs.
-pub(crate) const PART: &str = "part";
-
 /// Why something could not be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -116,6 +112,8 @@ pub(crate) enum Reason {
     Incomplete,
     /// The proxy did not give it.
     Host,
+    /// Only a part of it: a file in a form, a value in it that is no UTF-8, more nested or repeated than anyone needs.
+    Part,
 }
 
 impl Reason {
@@ -130,6 +128,7 @@ impl Reason {
             Self::Large => "large",
             Self::Incomplete => "incomplete",
             Self::Host => "host",
+            Self::Part => "part",
         }
     }
 }
@@ -456,8 +455,8 @@ impl LogScrub {
         if self.response.is_empty() {
             return;
         }
-        let names = || self.response.iter().map(|target| target.header.name());
-        let trailers: Vec<_> = names()
+        let names = self.response.iter().map(|target| target.header.name());
+        let trailers: Vec<_> = names
             .map(|name| match response.get(name) {
                 Some(_) => None,
                 None => cx.host.header(Map::ResponseTrailers, name).ok(),
@@ -507,7 +506,7 @@ impl LogScrub {
             }
             let parts = i64::from(findings.unscanned());
             if parts > 0 {
-                cx.metrics.add(cx.host, &UNSCANNED_TOTAL, &[PART], parts);
+                cx.metrics.add(cx.host, &UNSCANNED_TOTAL, &[Reason::Part.name()], parts);
             }
             if let Some(reason) = unscanned {
                 cx.metrics.add(cx.host, &UNSCANNED_TOTAL, &[reason.name()], 1);

@@ -1,6 +1,6 @@
 //! One line of JSON about a request.
 
-use crate::{PART, Reason, Rules, Seen};
+use crate::{Reason, Rules, Seen};
 use kit::prelude::*;
 use kit::{Headers, Host};
 
@@ -74,8 +74,8 @@ impl Line {
         });
         let mut unscanned: Vec<(&'static str, &'static str)> = Vec::new();
         let reason = |seen: &Seen| {
-            let part = (seen.findings.unscanned() > 0).then_some(PART);
-            Some((seen.place.name(), seen.unscanned.map(Reason::name).or(part)?))
+            let part = (seen.findings.unscanned() > 0).then_some(Reason::Part);
+            Some((seen.place.name(), seen.unscanned.or(part)?.name()))
         };
         for (place, reason) in seen.iter().filter_map(reason) {
             if unscanned.iter().all(|(name, _)| *name != place) {

@@ -52,7 +52,13 @@ const BODIES: [(&str, Begin); 4] = [
 ];
 
 /// The whole in parts of these sizes, over and over.
-fn pass(rules: &Rules, mut body: Body, text: &[u8], sizes: &[usize]) -> (Result<(), Why>, Vec<u8>, u32) {
+fn pass(rules: &Rules, body: Body, text: &[u8], sizes: &[usize]) -> (Result<(), Why>, Vec<u8>, u32) {
+    let (result, out, findings) = told(rules, body, text, sizes);
+    (result, out, findings.total())
+}
+
+/// The same, with all that was found.
+fn told(rules: &Rules, mut body: Body, text: &[u8], sizes: &[usize]) -> (Result<(), Why>, Vec<u8>, Findings) {
     let (mut out, mut findings, mut rest) = (Vec::new(), Findings::default(), text);
     for size in sizes.iter().cycle() {
         let (part, after) = rest.split_at((*size).min(rest.len()));
@@ -63,7 +69,7 @@ fn pass(rules: &Rules, mut body: Body, text: &[u8], sizes: &[usize]) -> (Result<
         }
     }
     let result = body.finish(rules, &mut out, &mut findings);
-    (result, out, findings.total())
+    (result, out, findings)
 }
 
 fn json(text: &str) -> Result<String, Why> {
@@ -300,17 +306,8 @@ fn long_strings_that_are_encoded() {
         let (text, expected) = (format!(r#"{{"a":"{text}","b":1}}"#), format!(r#"{{"a":"{expected}","b":1}}"#));
         let rules = with(Kind::Mask, &[]);
         for sizes in [[usize::MAX, 1], [4095, 3], [65_536, 1], [7, 70_000]] {
-            let (mut out, mut findings, mut body, mut rest) =
-                (Vec::new(), Findings::default(), Body::json(), text.as_bytes());
-            for size in sizes.iter().cycle() {
-                let (part, after) = rest.split_at((*size).min(rest.len()));
-                body.push(&rules, part, &mut out, &mut findings);
-                rest = after;
-                if rest.is_empty() {
-                    break;
-                }
-            }
-            body.finish(&rules, &mut out, &mut findings).unwrap();
+            let (result, out, findings) = told(&rules, Body::json(), text.as_bytes(), &sizes);
+            result.unwrap();
             let start: String = text.chars().take(60).collect();
             assert!(
                 out == expected.as_bytes(),
@@ -890,17 +887,8 @@ fn keys_that_begin_where_nothing_is_shown() {
     ] {
         let rules = with(Kind::Mask, &[]);
         for sizes in [[usize::MAX, 1], [1, 1], [4095, 3], [65_536, 1]] {
-            let (mut out, mut findings, mut body, mut rest) =
-                (Vec::new(), Findings::default(), Body::text(&rules), text.as_bytes());
-            for size in sizes.iter().cycle() {
-                let (part, after) = rest.split_at((*size).min(rest.len()));
-                body.push(&rules, part, &mut out, &mut findings);
-                rest = after;
-                if rest.is_empty() {
-                    break;
-                }
-            }
-            body.finish(&rules, &mut out, &mut findings).unwrap();
+            let (result, out, findings) = told(&rules, Body::text(&rules), text.as_bytes(), &sizes);
+            result.unwrap();
             let start: String = text.chars().take(60).collect();
             assert_eq!(
                 (&*String::from_utf8_lossy(&out), findings.unscanned()),

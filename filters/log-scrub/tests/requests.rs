@@ -252,6 +252,8 @@ fn the_line_says_what_was_found_and_where() {
             r#""unscanned":{"request_body":"compressed"}}"#
         );
         assert_eq!(state(&done, "log").unwrap(), expected);
+        let readme = include_str!("../README.md").replace('\n', "");
+        assert!(readme.contains(expected), "the README has another line");
     });
 }
 

@@ -283,67 +283,12 @@ fn escaped(part: &[u8], clean: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Cow<'_,
     Cow::Owned(out)
 }
 
-/// Cleans an object; values whose names say that they are paths, queries or requests as such.
+/// Cleans an object, as the filter does with a body.
 fn json_object<'t>(rules: &Rules, object: &'t [u8], findings: &mut Findings) -> Option<Cow<'t, [u8]>> {
-    let mut edit = Edit { text: object, done: 0, out: Vec::new() };
-    for (name, range) in strings(object) {
-        let name: String = name
-            .rsplit('.')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .filter(|c| c.is_alphanumeric())
-            .collect::<String>()
-            .to_lowercase();
-        let such = |names: &[&str]| names.iter().any(|known| name.ends_with(known));
-        let is_path = such(&["path", "uri", "url", "referer", "referrer", "location", "href", "target"]);
-        let is_query = such(&["query", "querystring", "queryparams", "args"]);
-        let Some(raw) = object.get(range.clone()) else { continue };
-        let Ok(value) = serde_json::from_slice::<String>(raw) else { continue };
-        let value = value.as_bytes();
-        let clean = if let Some(target) = target(value) {
-            let part = value.get(target.clone()).unwrap_or(&[]);
-            owned(places::url(rules, part, findings)).map(|clean| {
-                let mut edit = Edit { text: value, done: 0, out: Vec::new() };
-                edit.replace(target, &clean);
-                edit.finish().into_owned()
-            })
-        } else if is_path && value.iter().any(|byte| matches!(byte, b'/' | b'?' | b'%')) && !value.contains(&b' ') {
-            owned(places::url(rules, value, findings))
-        } else if is_query {
-            let (sign, query) = value.split_at_checked(usize::from(value.starts_with(b"?"))).unwrap_or((&[], value));
-            owned(places::query(rules, query, findings)).map(|clean| [sign, &clean].concat())
-        } else {
-            None
-        };
-        if let Some(clean) = clean {
-            edit.replace(range, &serde_json::to_vec(&String::from_utf8_lossy(&clean)).ok()?);
-        }
-    }
-    let plain = edit.finish();
-    let mut out = Vec::with_capacity(plain.len());
-    let mut body = Body::json();
-    body.push(rules, &plain, &mut out, findings);
+    let (mut body, mut out) = (Body::json(), Vec::with_capacity(object.len()));
+    body.push(rules, object, &mut out, findings);
     body.finish(rules, &mut out, findings).ok()?;
     Some(if out == object { Cow::Borrowed(object) } else { Cow::Owned(out) })
-}
-
-/// The strings in JSON that are values, quotes included, and the name of each. If it is broken, so is what comes out.
-fn strings(object: &[u8]) -> Vec<(String, Range<usize>)> {
-    let (mut found, mut name, mut at) = (Vec::new(), String::new(), 0_usize);
-    while let Some(quote) = object.get(at..).and_then(|rest| memchr::memchr(b'"', rest)) {
-        let start = at.saturating_add(quote);
-        let Some((_, end)) = quotation(object, start) else { break };
-        let next = object.get(end..).unwrap_or(&[]).trim_ascii_start().first();
-        if next == Some(&b':') {
-            let raw = object.get(start..end).unwrap_or(&[]);
-            name = serde_json::from_slice(raw).unwrap_or_default();
-        } else {
-            found.push((name.clone(), start..end));
-        }
-        at = end;
-    }
-    found
 }
 
 /// A text of which pieces are replaced, in order; nothing is copied before one is.

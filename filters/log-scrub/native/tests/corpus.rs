@@ -11,6 +11,30 @@ fn figures(requests: u32) -> Figures {
     corpus::measure(&corpus::rules().unwrap(), requests, 1)
 }
 
+/// What the generator makes is what the filter finds, and the README's table has all of it.
+#[test]
+fn no_detector_is_left_out() {
+    let mut known: Vec<&str> = log_scrub::detectors().map(|(name, ..)| name).collect();
+    let mut made = RULES.to_vec();
+    known.sort_unstable();
+    made.sort_unstable();
+    assert_eq!(made, known);
+    let page = include_str!("../../README.md");
+    let table = page.split("<!-- recall -->").nth(1).unwrap().split("<!-- end -->").next().unwrap();
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let mut shown = Vec::new();
+    for row in table.lines().map(cells).filter(|row| row.len() == 10 && row[1].starts_with('`')) {
+        let number = |at: usize| row[at].parse::<f64>().unwrap();
+        let (planted, found, wrong) = (number(2), number(3), number(6));
+        let close = |shown: f64, is: f64| (shown - is).abs() < 0.0001;
+        assert!(close(number(7), found / planted) && close(number(8), found / (found + wrong)), "{row:?}");
+        shown.push(row[1].trim_matches('`').to_owned());
+    }
+    known.push("field");
+    known.sort_unstable();
+    assert_eq!(shown, known);
+}
+
 #[test]
 fn recall_and_precision() {
     let figures = figures(20_000);

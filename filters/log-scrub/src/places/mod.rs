@@ -212,7 +212,9 @@ impl<'r> Scan<'r> {
         let length = before.iter().rev().take_while(is_word).count();
         let (rest, name) = before.split_at_checked(before.len().saturating_sub(length)).unwrap_or((before, &[]));
         let joint = matches!(rest.last(), Some(b'.' | b'[' | b']' | b' ' | b'\t' | b'"' | b'\'' | b'`' | b'\\'));
-        let joint = joint || (name.is_empty() && matches!(rest.last(), Some(b',' | b'?' | b'#' | b'&' | b'/' | b'!')));
+        // A number may be one of a list, and what is before it the name: `token/0=`.
+        let bare = name.iter().all(u8::is_ascii_digit);
+        let joint = joint || (bare && matches!(rest.last(), Some(b',' | b'?' | b'#' | b'&' | b'/' | b'!')));
         (joint && !rest.ends_with(b"; ")) || (!name.is_empty() && self.rules.may_be_field(name))
     }
 
@@ -506,6 +508,15 @@ mod tests {
                 let clean = super::text(&rules, name, &text, &mut findings);
                 prop_assert!(matches!(clean, Cow::Borrowed(_)), "text {}", shown);
             }
+        }
+    }
+
+    #[test]
+    fn what_a_look_at_a_whole_text_must_not_miss() {
+        let rules = all();
+        // A number of a list is not the name: the name is before it.
+        for text in ["token/4111==", "a?token,0=x", "token/1:x"] {
+            assert!(!Scan::new(&rules).is_plain(text.as_bytes()), "{text}");
         }
     }
 
