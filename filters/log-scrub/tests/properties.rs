@@ -240,7 +240,7 @@ fn soup() -> BoxedStrategy<Vec<u8>> {
     proptest::collection::vec(part, 0..12).prop_map(|parts| parts.concat()).boxed()
 }
 
-/// The same cases every time; `PROPTEST_CASES` tries more, and others.
+/// The same cases every time; `PROPTEST_CASES` tries more, and others, `PROPTEST_RNG_SEED` just others.
 fn config() -> ProptestConfig {
     let more = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     let rng_seed = if more.is_some() { RngSeed::Random } else { RngSeed::Fixed(1) };
@@ -253,6 +253,8 @@ fn valid_values_are_found() {
     let rules = all(Kind::Mask);
     for (detector, ..) in detectors() {
         proptest!(config(), |(value in value(detector), (before, after) in around())| {
+            // There a token ends: a private key may begin.
+            prop_assume!(detector == "private_key" || !value.contains("-----B"));
             let scheme = match detector {
                 "credentials" => "Bearer ",
                 "us_ssn" if value.contains(' ') => "my ssn ",
