@@ -1,0 +1,8 @@
+//! Breaks the circuit to an upstream that is slow or failing, by rules that change while it runs.
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+pub mod board;
+pub mod config;
+pub mod resource;
+pub mod rules;
+pub mod window;
