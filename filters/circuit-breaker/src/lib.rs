@@ -1,5 +1,5 @@
 //! Breaks the circuit to an upstream that is slow or failing, by rules that change while it runs.
-#![cfg_attr(target_arch = "wasm32", no_std)]
+#![no_std]
 
 pub mod board;
 pub mod config;
