@@ -35,7 +35,7 @@ const ALWAYS: [&str; 5] =
 const IF_ANY: [&str; 2] = ["proxy_on_context_create", "proxy_on_delete"];
 
 /// Kept where a filter of the module uses the phase: the proxy enters the VM for every callback that it finds.
-const BY_PHASE: [(Phases, &str); 8] = [
+const BY_PHASE: [(Phases, &str); 10] = [
     (Phases::REQUEST_HEADERS, "proxy_on_request_headers"),
     (Phases::RESPONSE_HEADERS, "proxy_on_response_headers"),
     (Phases::REQUEST_BODY, "proxy_on_request_body"),
@@ -44,6 +44,8 @@ const BY_PHASE: [(Phases, &str); 8] = [
     (Phases::RESPONSE_TRAILERS, "proxy_on_response_trailers"),
     (Phases::LOG, "proxy_on_log"),
     (Phases::CONNECTION, "proxy_on_new_connection"),
+    (Phases::TICK, "proxy_on_tick"),
+    (Phases::ANSWERED, "proxy_on_http_call_response"),
 ];
 
 /// Builds every module: shipped ones to `dist`, the others to `target/modules`.
@@ -125,8 +127,10 @@ fn module(wasm: &Path, to: &Path, name: &str) -> Result<usize> {
 /// Drops the callbacks that no filter of the module uses, and all that only they needed.
 fn prune(module: &mut Module) -> Result<()> {
     let mark: RawCustomSection = module.customs.remove_raw("mesh-filters-phases").context("not a module of the kit")?;
-    let [bits] = mark.data.as_slice() else { bail!("the mark of the phases is {} bytes long", mark.data.len()) };
-    let phases = Phases::from_bits(*bits);
+    let Ok(bytes) = mark.data.as_slice().try_into() else {
+        bail!("the mark of the phases is {} bytes long", mark.data.len())
+    };
+    let phases = Phases::from_bytes(bytes);
     let mut wanted = ALWAYS.to_vec();
     if phases != Phases::NONE {
         wanted.extend(IF_ANY);

@@ -9,7 +9,7 @@
 // The only place that talks to the host in pointers. On wasm32 a pointer and a length are 32 bits wide.
 #![allow(unsafe_code, clippy::as_conversions)]
 
-use crate::host::{Bytes, Host, Map, MetricKind, Reply, Status};
+use crate::host::{Bytes, Call, Host, Map, MetricKind, Reply, Status};
 use crate::prelude::*;
 use alloc::alloc::{alloc, dealloc};
 use core::{alloc::Layout, cell::Cell};
@@ -36,6 +36,20 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, len: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, delta: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
+    fn proxy_set_tick_period_milliseconds(ms: u32) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_len: usize,
+        headers: *const u8,
+        headers_len: usize,
+        body: *const u8,
+        body_len: usize,
+        trailers: *const u8,
+        trailers_len: usize,
+        timeout_ms: u32,
+        token: *mut u32,
+    ) -> u32;
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, max: usize, value: *mut *mut u8, value_len: *mut usize)
     -> u32;
     fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, new: *const u8, new_len: usize) -> u32;
@@ -82,11 +96,17 @@ const CRITICAL: u32 = 5;
 /// Of the buffers, those that hold a part of a body.
 const REQUEST_BODY: u32 = 0;
 const RESPONSE_BODY: u32 = 1;
+/// The one that holds what answers a call.
+const ANSWER_BODY: u32 = 4;
 /// The one that holds the configuration.
 const PLUGIN_CONFIGURATION: u32 = 7;
 
 fn buffer(map: Map) -> u32 {
-    if map == Map::Request { REQUEST_BODY } else { RESPONSE_BODY }
+    match map {
+        Map::Request => REQUEST_BODY,
+        Map::Response | Map::ResponseTrailers => RESPONSE_BODY,
+        Map::Answer => ANSWER_BODY,
+    }
 }
 
 /// The host that the module runs in.
@@ -163,6 +183,13 @@ impl Host for WasmHost {
         Ok(id)
     }
 
+    fn metric(&self, id: u32) -> Result<u64, Status> {
+        let mut value = 0;
+        // SAFETY: the host writes one u64.
+        Status::check(unsafe { proxy_get_metric(id, &mut value) })?;
+        Ok(value)
+    }
+
     fn add_metric(&self, id: u32, delta: i64) -> Result<(), Status> {
         // SAFETY: no pointers.
         Status::check(unsafe { proxy_increment_metric(id, delta) })
@@ -215,6 +242,32 @@ impl Host for WasmHost {
     fn remove_header(&self, map: Map, name: &[u8]) -> Result<(), Status> {
         // SAFETY: the name is readable for its length during the call.
         Status::check(unsafe { proxy_remove_header_map_value(map.number(), name.as_ptr(), name.len()) })
+    }
+
+    fn set_tick(&self, ms: u32) -> Result<(), Status> {
+        // SAFETY: no pointers.
+        Status::check(unsafe { proxy_set_tick_period_milliseconds(ms) })
+    }
+
+    fn call(&self, call: &Call<'_>) -> Result<u32, Status> {
+        let (headers, trailers) = (crate::headers::encode(call.headers), crate::headers::encode(&[]));
+        let mut token = 0;
+        // SAFETY: all are readable for their lengths during the call; the host writes one u32.
+        Status::check(unsafe {
+            proxy_http_call(
+                call.cluster.as_ptr(),
+                call.cluster.len(),
+                headers.as_ptr(),
+                headers.len(),
+                call.body.as_ptr(),
+                call.body.len(),
+                trailers.as_ptr(),
+                trailers.len(),
+                call.timeout_ms,
+                &mut token,
+            )
+        })?;
+        Ok(token)
     }
 
     fn send_reply(&self, reply: &Reply) -> Result<(), Status> {

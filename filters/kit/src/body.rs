@@ -1,4 +1,4 @@
-//! A part of a body, as it passes.
+//! A part of a body, as it passes; and what answers a call.
 
 use crate::host::{Bytes, Host, Map, Status};
 
@@ -48,5 +48,41 @@ impl<'h> Body<'h> {
     /// What the host said; then it is as it was.
     pub fn replace(&self, bytes: &[u8]) -> Result<(), Status> {
         self.host.replace_body(self.map, bytes)
+    }
+}
+
+/// How a call ended. Its bytes stay where they are until a filter reads them.
+pub struct Answer<'h> {
+    host: &'h dyn Host,
+    pairs: usize,
+    size: usize,
+}
+
+impl<'h> Answer<'h> {
+    pub(crate) fn new(host: &'h dyn Host, pairs: usize, size: usize) -> Self {
+        Self { host, pairs, size }
+    }
+
+    /// The status; `None` where there was no answer at all. A call that took too long has 504 from the proxy itself.
+    pub fn status(&self) -> Option<u16> {
+        if self.pairs == 0 {
+            return None;
+        }
+        str::from_utf8(&self.header(":status")?).ok()?.parse().ok()
+    }
+
+    /// A header of it.
+    pub fn header(&self, name: &str) -> Option<Bytes> {
+        self.host.header(Map::Answer, name).ok()
+    }
+
+    /// Bytes of its body.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Its body, up to so many bytes.
+    pub fn body(&self, max: usize) -> Bytes {
+        self.host.body(Map::Answer, 0, max).unwrap_or_default()
     }
 }

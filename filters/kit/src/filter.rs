@@ -1,7 +1,7 @@
 //! What a filter is.
 
 use crate::prelude::*;
-use crate::{Body, Headers, Host, Metric, Metrics, Pass, Reply, Rng};
+use crate::{Answer, Body, Headers, Host, Metric, Metrics, Pass, Reply, Rng};
 
 /// A filter: what the operator said, compiled, and one method per phase of a request.
 ///
@@ -43,6 +43,22 @@ pub trait Filter: Sized + 'static {
     fn metrics() -> Vec<&'static Metric> {
         Vec::new()
     }
+
+    /// The configuration was taken, and from now on it is the plugin's. Also in the throw-away VM in which the proxy
+    /// tries it: nothing outside the VM may change by it.
+    fn configured(&self, _cx: &mut RootContext<'_, Self>) {}
+
+    /// How often [`Filter::tick`] comes, in milliseconds; 0 for never.
+    fn tick_ms(&self) -> u32 {
+        0
+    }
+
+    /// Time has passed: on each worker, and on the proxy's main thread, which has no requests. Of the configurations that a
+    /// plugin has at once, the newest gets it.
+    fn tick(&self, _cx: &mut RootContext<'_, Self>) {}
+
+    /// A call that [`Host::call`] began has ended. Other filters of the module may have made it: theirs have other numbers.
+    fn answered(&self, _cx: &mut RootContext<'_, Self>, _call: u32, _answer: &Answer<'_>) {}
 
     /// The request's headers are there, and nothing has gone upstream.
     fn request_headers(&self, _cx: &mut Context<'_, Self>, _headers: &mut Headers<'_>) -> Flow {
@@ -94,6 +110,18 @@ pub struct Context<'a, F: Filter> {
     pub stream: &'a mut F::Stream,
 }
 
+/// What a filter works with where there is no request.
+pub struct RootContext<'a, F: Filter> {
+    /// The proxy.
+    pub host: &'a dyn Host,
+    /// The VM's generator.
+    pub rng: &'a mut Rng,
+    /// The VM's series.
+    pub metrics: &'a mut Metrics,
+    /// What traffic did so far.
+    pub state: &'a mut F::State,
+}
+
 /// What happens to the request after a phase.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Flow {
@@ -106,7 +134,7 @@ pub enum Flow {
 
 /// A set of phases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Phases(u8);
+pub struct Phases(u16);
 
 impl Phases {
     /// None.
@@ -128,6 +156,10 @@ impl Phases {
     pub const REQUEST_TRAILERS: Self = Self(64);
     /// [`Filter::response_trailers`].
     pub const RESPONSE_TRAILERS: Self = Self(128);
+    /// [`Filter::tick`].
+    pub const TICK: Self = Self(256);
+    /// [`Filter::answered`].
+    pub const ANSWERED: Self = Self(512);
 
     /// Both together.
     pub const fn and(self, other: Self) -> Self {
@@ -139,14 +171,14 @@ impl Phases {
         self.0 & other.0 == other.0
     }
 
-    /// As a byte, for the mark that [`export!`](crate::export) leaves in the module.
-    pub const fn bits(self) -> u8 {
-        self.0
+    /// As bytes, for the mark that [`export!`](crate::export) leaves in the module.
+    pub const fn bytes(self) -> [u8; 2] {
+        self.0.to_le_bytes()
     }
 
-    /// Reads [`Phases::bits`] back.
-    pub const fn from_bits(bits: u8) -> Self {
-        Self(bits)
+    /// Reads [`Phases::bytes`] back.
+    pub const fn from_bytes(bytes: [u8; 2]) -> Self {
+        Self(u16::from_le_bytes(bytes))
     }
 }
 

@@ -90,6 +90,8 @@ pub enum Map {
     Response,
     /// What ends a response, such as gRPC's status. For [`Host::header`] in a request's log.
     ResponseTrailers,
+    /// What answers a call. For [`Answer`](crate::Answer).
+    Answer,
 }
 
 impl Map {
@@ -99,6 +101,7 @@ impl Map {
             Map::Request => 0,
             Map::Response => 2,
             Map::ResponseTrailers => 3,
+            Map::Answer => 6,
         }
     }
 }
@@ -140,6 +143,19 @@ pub struct Reply {
     pub details: &'static str,
 }
 
+/// An HTTP request of the filter's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Of the proxy's clusters.
+    pub cluster: &'a str,
+    /// `:method`, `:path` and `:authority` among them.
+    pub headers: &'a [(String, Vec<u8>)],
+    /// May be empty.
+    pub body: &'a [u8],
+    /// How long it may take; 0 is without end.
+    pub timeout_ms: u32,
+}
+
 /// The proxy, as a filter sees it.
 ///
 /// In the proxy this is one hostcall per method; in tests, `testing::NativeHost`. No method panics, blocks or retries.
@@ -179,10 +195,13 @@ pub trait Host {
     /// Makes a new id for a series. For [`Metrics`](crate::Metrics): an id is to be kept, each call makes another.
     fn define_metric(&self, kind: MetricKind, name: &str) -> Result<u32, Status>;
 
+    /// What a counter or gauge stands at, over all workers: a number, and so as cheap as moving it.
+    fn metric(&self, id: u32) -> Result<u64, Status>;
+
     /// Moves a counter or gauge. Counters take only positive numbers.
     fn add_metric(&self, id: u32, delta: i64) -> Result<(), Status>;
 
-    /// Records a value in a histogram.
+    /// Records a value in a histogram, or sets a gauge.
     fn record_metric(&self, id: u32, value: u64) -> Result<(), Status>;
 
     /// The configuration of the plugin, as the proxy hands it over: JSON text, or nothing.
@@ -209,6 +228,14 @@ pub trait Host {
     /// Removes every pair of that name.
     fn remove_header(&self, map: Map, name: &[u8]) -> Result<(), Status>;
 
+    /// How often the plugin is to be told that time has passed, in milliseconds; 0 for never. Not for filters, which say it
+    /// with [`Filter::tick_ms`](crate::Filter::tick_ms).
+    fn set_tick(&self, ms: u32) -> Result<(), Status>;
+
+    /// Sends an HTTP request to a cluster of the proxy; its number, by which
+    /// [`Filter::answered`](crate::Filter::answered) will know it. [`Status::BadArgument`] where there is no such cluster.
+    fn call(&self, call: &Call<'_>) -> Result<u32, Status>;
+
     /// Answers the client in place of the upstream.
     fn send_reply(&self, reply: &Reply) -> Result<(), Status>;
 }
@@ -231,6 +258,8 @@ mod tests {
     fn our_numbers_are_those_of_the_proxy_wasm_crate() {
         assert_eq!(Map::Request.number(), abi::MapType::HttpRequestHeaders as u32);
         assert_eq!(Map::Response.number(), abi::MapType::HttpResponseHeaders as u32);
+        assert_eq!(Map::ResponseTrailers.number(), abi::MapType::HttpResponseTrailers as u32);
+        assert_eq!(Map::Answer.number(), abi::MapType::HttpCallResponseHeaders as u32);
         assert_eq!(MetricKind::Counter.number(), abi::MetricType::Counter as u32);
         assert_eq!(MetricKind::Gauge.number(), abi::MetricType::Gauge as u32);
         assert_eq!(MetricKind::Histogram.number(), abi::MetricType::Histogram as u32);
@@ -241,6 +270,7 @@ mod tests {
         assert_eq!(Status::check(abi::Status::InternalFailure as u32), Err(Status::Other(10)));
         // src/abi.rs is there only in a module.
         assert_eq!(abi::BufferType::PluginConfiguration as u32, 7);
+        assert_eq!(abi::BufferType::HttpCallResponseBody as u32, 4);
         assert_eq!(
             (abi::LogLevel::Trace as u32, abi::LogLevel::Error as u32, abi::LogLevel::Critical as u32),
             (0, 4, 5)

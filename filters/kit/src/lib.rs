@@ -35,11 +35,11 @@ pub mod prelude {
     };
 }
 
-pub use body::{Body, Pass};
+pub use body::{Answer, Body, Pass};
 pub use environment::environment;
-pub use filter::{Context, Filter, Flow, Phases, Refusal};
+pub use filter::{Context, Filter, Flow, Phases, Refusal, RootContext};
 pub use headers::Headers;
-pub use host::{Bytes, Host, Map, MetricKind, Reply, Status};
+pub use host::{Bytes, Call, Host, Map, MetricKind, Reply, Status};
 pub use log;
 pub use metrics::{Labels, MAX_SERIES, Metric, Metrics, OVERFLOW, tag_regex};
 pub use random::Rng;

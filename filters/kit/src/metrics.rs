@@ -125,7 +125,7 @@ impl Metrics {
         self.add_to(host, metric, labels, delta);
     }
 
-    /// Records a value in a histogram.
+    /// Records a value in a histogram, or sets a gauge.
     pub fn record(&mut self, host: &dyn Host, metric: &'static Metric, values: &[&str], value: u64) {
         let labels = self.labels(values);
         self.record_to(host, metric, labels, value);
@@ -141,7 +141,12 @@ impl Metrics {
         }
     }
 
-    /// Records a value in a histogram.
+    /// What a counter or gauge stands at, over all workers; as cheap as moving it.
+    pub fn value_of(&mut self, host: &dyn Host, metric: &'static Metric, labels: Labels) -> Option<u64> {
+        host.metric(self.id(host, metric, labels)?).ok()
+    }
+
+    /// Records a value in a histogram, or sets a gauge.
     pub fn record_to(&mut self, host: &dyn Host, metric: &'static Metric, labels: Labels, value: u64) {
         if let Some(id) = self.id(host, metric, labels) {
             let _ = host.record_metric(id, value);

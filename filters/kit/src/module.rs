@@ -18,7 +18,7 @@ macro_rules! export {
             /// Read by the build: which callbacks to keep.
             #[used]
             #[unsafe(link_section = "mesh-filters-phases")]
-            static PHASES: [u8; 1] = [<$filter>::PHASES.bits()];
+            static PHASES: [u8; 2] = <$filter>::PHASES.bytes();
 
             fn number(next: Next) -> u32 {
                 match next {
@@ -57,6 +57,16 @@ macro_rules! export {
             pub extern "C" fn proxy_on_configure(id: u32, _size: usize) -> u32 {
                 abi::follow_log_level();
                 u32::from(VM.0.configure(&abi::WasmHost, id))
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_tick(id: u32) {
+                VM.0.tick(&abi::WasmHost, id);
+            }
+
+            #[unsafe(no_mangle)]
+            pub extern "C" fn proxy_on_http_call_response(id: u32, call: u32, pairs: usize, size: usize, _trailers: usize) {
+                VM.0.answered(&abi::WasmHost, id, call, (pairs, size));
             }
 
             #[unsafe(no_mangle)]
@@ -125,7 +135,7 @@ macro_rules! compose {
         $vis mod $module {
             #![allow(missing_docs)]
             use super::*;
-            use $crate::{Body, Context, Filter, Flow, Headers, Metric, Pass, Phases, Refusal};
+            use $crate::{Answer, Body, Context, Filter, Flow, Headers, Metric, Pass, Phases, Refusal, RootContext};
 
             pub struct $suite { $($name: Option<$filter>),+ }
 
@@ -173,6 +183,30 @@ macro_rules! compose {
 
                 fn metrics() -> $crate::prelude::Vec<&'static Metric> {
                     [$(<$filter>::metrics()),+].concat()
+                }
+
+                fn configured(&self, cx: &mut RootContext<'_, Self>) {
+                    $(if let Some(filter) = &self.$name {
+                        filter.configured(&mut $crate::compose!(@root cx $name));
+                    })+
+                }
+
+                fn tick_ms(&self) -> u32 {
+                    // One tick for all: who wants fewer sees that it is too soon.
+                    let wanted = [$(self.$name.as_ref().map_or(0, Filter::tick_ms)),+];
+                    wanted.into_iter().filter(|ms| *ms > 0).min().unwrap_or(0)
+                }
+
+                fn tick(&self, cx: &mut RootContext<'_, Self>) {
+                    $(if <$filter>::PHASES.has(Phases::TICK) && let Some(filter) = &self.$name {
+                        filter.tick(&mut $crate::compose!(@root cx $name));
+                    })+
+                }
+
+                fn answered(&self, cx: &mut RootContext<'_, Self>, call: u32, answer: &Answer<'_>) {
+                    $(if <$filter>::PHASES.has(Phases::ANSWERED) && let Some(filter) = &self.$name {
+                        filter.answered(&mut $crate::compose!(@root cx $name), call, answer);
+                    })+
                 }
 
                 fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
@@ -229,6 +263,14 @@ macro_rules! compose {
                     })+
                 }
             }
+        }
+    };
+    (@root $cx:ident $name:ident) => {
+        RootContext {
+            host: $cx.host,
+            rng: &mut *$cx.rng,
+            metrics: &mut *$cx.metrics,
+            state: &mut $cx.state.$name,
         }
     };
     (@context $cx:ident $name:ident) => {

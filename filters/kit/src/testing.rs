@@ -5,7 +5,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "runs in tests: a broken assumption shall stop them")]
 
 use crate::prelude::*;
-use crate::{Bytes, Filter, Host, Map, MetricKind, Next, Pass, Phases, Reply, Status, Vm};
+use crate::{Bytes, Call, Filter, Host, Map, MetricKind, Next, Pass, Phases, Reply, Status, Vm};
 use alloc::rc::Rc;
 use core::{any::TypeId, cell::RefCell, fmt::Debug, marker::PhantomData};
 use emulator::{Callback, Code, Fault, Guest, Plugin, Thread, VmKind, map};
@@ -71,11 +71,16 @@ fn number(map: Map) -> u32 {
         Map::Request => map::REQUEST_HEADERS,
         Map::Response => map::RESPONSE_HEADERS,
         Map::ResponseTrailers => map::RESPONSE_TRAILERS,
+        Map::Answer => map::HTTP_CALL_HEADERS,
     }
 }
 
 fn buffer(map: Map) -> u32 {
-    if map == Map::Request { emulator::buffer::REQUEST_BODY } else { emulator::buffer::RESPONSE_BODY }
+    match map {
+        Map::Request => emulator::buffer::REQUEST_BODY,
+        Map::Response | Map::ResponseTrailers => emulator::buffer::RESPONSE_BODY,
+        Map::Answer => emulator::buffer::HTTP_CALL_BODY,
+    }
 }
 
 impl Host for NativeHost {
@@ -110,6 +115,9 @@ impl Host for NativeHost {
     fn define_metric(&self, kind: MetricKind, name: &str) -> Result<u32, Status> {
         self.0.define_metric(kind.number(), name.as_bytes()).map(Option::unwrap_or_default).map_err(status)
     }
+    fn metric(&self, id: u32) -> Result<u64, Status> {
+        self.0.metric(id).map(Option::unwrap_or_default).map_err(status)
+    }
     fn add_metric(&self, id: u32, delta: i64) -> Result<(), Status> {
         self.0.increment_metric(id, delta).map_err(status)
     }
@@ -140,6 +148,16 @@ impl Host for NativeHost {
     }
     fn remove_header(&self, map: Map, name: &[u8]) -> Result<(), Status> {
         self.0.remove_header(number(map), name).map_err(status)
+    }
+    fn set_tick(&self, ms: u32) -> Result<(), Status> {
+        self.0.set_tick_period(ms).map_err(status)
+    }
+    fn call(&self, call: &Call<'_>) -> Result<u32, Status> {
+        let (headers, trailers) = (crate::headers::encode(call.headers), crate::headers::encode(&[]));
+        // The ABI's number is unsigned, and the host reads it as signed.
+        let timeout = i32::from_le_bytes(call.timeout_ms.to_le_bytes());
+        let token = self.0.http_call(call.cluster.as_bytes(), &headers, call.body, &trailers, timeout);
+        token.map(Option::unwrap_or_default).map_err(status)
     }
     fn send_reply(&self, reply: &Reply) -> Result<(), Status> {
         let headers = crate::headers::encode(&reply.headers);
@@ -198,6 +216,8 @@ impl<F: Filter> Guest for NativeVm<F> {
             "proxy_on_response_trailers" => F::PHASES.has(Phases::RESPONSE_TRAILERS),
             "proxy_on_log" => F::PHASES.has(Phases::LOG),
             "proxy_on_new_connection" => F::PHASES.has(Phases::CONNECTION),
+            "proxy_on_tick" => F::PHASES.has(Phases::TICK),
+            "proxy_on_http_call_response" => F::PHASES.has(Phases::ANSWERED),
             _ => false,
         }
     }
@@ -239,6 +259,15 @@ impl<F: Filter> Guest for NativeVm<F> {
             }
             Callback::ResponseTrailers { context, .. } => {
                 vm.response_trailers(host, context);
+                0
+            }
+            Callback::Tick { context } => {
+                vm.tick(host, context);
+                0
+            }
+            Callback::HttpCallResponse { context, token, headers, body, .. } => {
+                let number = |of: u32| usize::try_from(of).unwrap_or(usize::MAX);
+                vm.answered(host, context, token, (number(headers), number(body)));
                 0
             }
             Callback::NewConnection { context } => {

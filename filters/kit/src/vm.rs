@@ -2,7 +2,8 @@
 
 use crate::prelude::*;
 use crate::{
-    Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng, Status, config,
+    Answer, Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng, RootContext, Status,
+    config,
     headers::Edits, host::Map,
 };
 use alloc::rc::Rc;
@@ -61,6 +62,17 @@ impl<F: Filter> Inner<F> {
             streams: HashMap::default(),
             edits: Edits::default(),
             tools: Tools { rng: Rng::new(host.seed()), metrics: Metrics::default() },
+        }
+    }
+
+    /// Runs what belongs to no request of plugin `id`.
+    fn at_root(&mut self, host: &dyn Host, id: u32, run: impl FnOnce(&F, &mut RootContext<'_, F>)) {
+        let Self { roots, tools, .. } = self;
+        if let Some((_, root)) = roots.iter().find(|(root, _)| *root == id)
+            && let Ok(mut state) = root.state.try_borrow_mut()
+        {
+            let (rng, metrics) = (&mut tools.rng, &mut tools.metrics);
+            run(&root.policy, &mut RootContext { host, rng, metrics, state: &mut *state });
         }
     }
 
@@ -124,7 +136,37 @@ impl<F: Filter> Vm<F> {
         inner.roots.retain(|(root, _)| *root != id);
         inner.roots.push((id, Rc::new(root)));
         inner.limit_series();
+        inner.at_root(host, id, F::configured);
+        if F::PHASES.has(Phases::TICK)
+            && let Some((_, root)) = inner.roots.last()
+            && root.policy.tick_ms() > 0
+        {
+            // Without it the filter goes on with what it has.
+            let _ = host.set_tick(root.policy.tick_ms());
+        }
         true
+    }
+
+    /// Time has passed for a plugin.
+    pub fn tick(&self, host: &dyn Host, id: u32) {
+        let Ok(mut inner) = self.0.try_borrow_mut() else { return };
+        let Some(inner) = inner.as_mut() else { return };
+        // One that is newer has taken over, and has a tick of its own. Should it go first, this one goes on.
+        let plugin = inner.roots.iter().find(|(root, _)| *root == id).map(|(_, root)| &root.plugin);
+        let newest = inner.roots.iter().rev().find(|(_, root)| Some(&root.plugin) == plugin).map(|(root, _)| *root);
+        if newest == Some(id) {
+            inner.at_root(host, id, F::tick);
+        }
+    }
+
+    /// A call of a plugin has ended, with so many headers and bytes.
+    pub fn answered(&self, host: &dyn Host, id: u32, call: u32, (pairs, size): (usize, usize)) {
+        if let Ok(mut inner) = self.0.try_borrow_mut()
+            && let Some(inner) = inner.as_mut()
+        {
+            let answer = Answer::new(host, pairs, size);
+            inner.at_root(host, id, |filter, cx| filter.answered(cx, call, &answer));
+        }
     }
 
     /// The headers of the request are there.
