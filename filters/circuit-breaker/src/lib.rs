@@ -1,8 +1,400 @@
 //! Breaks the circuit to an upstream that is slow or failing, by rules that change while it runs.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
+pub mod adaptive;
 pub mod board;
+pub mod breaker;
 pub mod config;
+pub mod moment;
+mod outcome;
 pub mod resource;
 pub mod rules;
+mod shared;
+mod source;
+mod state;
 pub mod window;
+mod wire;
+
+use breaker::Completion;
+use config::{Config, Properties, Treat};
+use kit::prelude::*;
+use kit::{
+    Answer, Body, Context, Filter, Flow, Headers, Host, Map, Metric, Metrics, Pass, Phases, Refusal, Reply, RootContext,
+};
+use outcome::Outcome;
+use resource::Kind;
+use rules::Reject;
+pub use state::State;
+use state::{At, Class, Permit};
+
+/// The filter.
+#[derive(Debug)]
+pub struct CircuitBreaker {
+    config: Config,
+}
+
+/// What is kept of a request.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// When it began; 0: nobody told.
+    start_ns: u64,
+    /// The first byte of the response's body.
+    first_ns: u64,
+    /// The response's headers.
+    headers_ns: u64,
+    /// The response's end.
+    end_ns: u64,
+    status: u16,
+    /// Of a response that was nothing but headers.
+    grpc_status: Option<u8>,
+    /// Whether trailers came.
+    trailers: bool,
+    /// What it concerns.
+    resources: Places,
+    permits: Vec<Permit>,
+    /// By configuration: judged by its first byte.
+    stream: bool,
+}
+
+/// The resources of a request; hardly ever more than four, and then the rest is not looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places {
+    all: [usize; 4],
+    count: usize,
+}
+
+impl Places {
+    fn push(&mut self, place: usize) {
+        if self.get().contains(&place) {
+            return;
+        }
+        if let Some(free) = self.all.get_mut(self.count) {
+            *free = place;
+            self.count = self.count.saturating_add(1);
+        }
+    }
+
+    fn get(&self) -> &[usize] {
+        self.all.get(..self.count).unwrap_or(&[])
+    }
+}
+
+impl Filter for CircuitBreaker {
+    const NAME: &'static str = "circuit-breaker";
+    const PHASES: Phases = Phases::REQUEST_HEADERS
+        .and(Phases::RESPONSE_HEADERS)
+        .and(Phases::RESPONSE_BODY)
+        .and(Phases::RESPONSE_TRAILERS)
+        .and(Phases::LOG)
+        .and(Phases::TICK)
+        .and(Phases::ANSWERED);
+
+    type Config = Config;
+    type State = State;
+    type Stream = Stream;
+
+    fn new(config: Config) -> Result<Self, Refusal> {
+        config.check()?;
+        Ok(Self { config })
+    }
+
+    fn max_series(&self) -> Option<usize> {
+        usize::try_from(self.config.max_series.get()).ok()
+    }
+
+    fn metrics() -> Vec<&'static Metric> {
+        vec![
+            &state::STATE,
+            &state::TRANSITIONS,
+            &state::ALLOWED,
+            &state::REJECTED,
+            &state::PROBES,
+            &state::DRY_RUN,
+            &state::UNPROTECTED,
+            &source::UPDATES,
+            &source::VERSION,
+            &source::AGE,
+            &shared::CHANGES,
+        ]
+    }
+
+    fn configured(&self, cx: &mut RootContext<'_, Self>) {
+        self.take_office(cx);
+    }
+
+    fn tick_ms(&self) -> u32 {
+        self.config.tick.ms()
+    }
+
+    fn tick(&self, cx: &mut RootContext<'_, Self>) {
+        if cx.state.policy != self.place() {
+            self.take_office(cx);
+        }
+        let now_ns = cx.host.now_ns();
+        cx.state.exchange(cx.host, cx.metrics, now_ns);
+        if let Some(source) = &self.config.source {
+            let State { poll, shared, .. } = &mut *cx.state;
+            poll.tick(source, shared, cx.host, cx.metrics, cx.rng, now_ns);
+        }
+    }
+
+    fn answered(&self, cx: &mut RootContext<'_, Self>, call: u32, answer: &Answer<'_>) {
+        let Some(source) = &self.config.source else { return };
+        let now_ns = cx.host.now_ns();
+        let last = cx.state.last_version();
+        let State { poll, shared, .. } = &mut *cx.state;
+        let answer = poll.answered(source, shared, cx.host, cx.metrics, (call, answer), last, now_ns);
+        if let Some((version, rules)) = answer {
+            cx.state.spread(cx.host, cx.metrics, version, rules);
+        }
+    }
+
+    fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+        cx.state.follow(cx.host, cx.metrics);
+        // Whoever the client is, where its request goes is not its to say.
+        if self.config.has_fallback() || cx.state.has_fallback() {
+            let stated = headers.look(&self.config.fallback_header, |value| value.is_some());
+            if stated {
+                headers.remove(&self.config.fallback_header);
+            }
+        }
+        let resources = self.resources(cx, headers);
+        if resources.get().is_empty() {
+            return Flow::Continue;
+        }
+        let now_ns = cx.host.now_ns();
+        cx.stream.start_ns = now_ns;
+        cx.stream.resources = resources;
+        cx.stream.stream = self.streams(headers);
+        let class = self.class(headers);
+        let decision = cx.state.decide(cx.host, cx.metrics, cx.rng, resources.get(), class, now_ns);
+        cx.stream.permits = decision.permits;
+        if let Some(at) = decision.blocked {
+            return self.reject(cx, headers, at, now_ns);
+        }
+        let word = if !cx.stream.permits.is_empty() {
+            "probe"
+        } else if decision.dry_run.is_some() {
+            "dry_run"
+        } else if self.config.properties == Properties::All {
+            "allowed"
+        } else {
+            return Flow::Continue;
+        };
+        let at = decision.dry_run.or_else(|| resources.get().first().map(|place| (*place, 0)));
+        self.publish(cx, word, at);
+        Flow::Continue
+    }
+
+    fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
+        if cx.stream.start_ns == 0 {
+            return Flow::Continue;
+        }
+        cx.stream.status = headers.look(":status", |value| number(value).unwrap_or(0));
+        let now_ns = cx.host.now_ns();
+        cx.stream.headers_ns = now_ns;
+        if headers.ends() {
+            cx.stream.end_ns = now_ns;
+            cx.stream.grpc_status = headers.look("grpc-status", |value| number(value).and_then(|n| u8::try_from(n).ok()));
+        } else if cx.stream.status == 101 || !cx.stream.permits.is_empty() {
+            // A probe that is a stream may last for hours; what it says is said by now.
+            let stream = cx.stream.status == 101 || headers.look("content-type", |value| value.is_some_and(is_events));
+            if stream {
+                self.end(cx, now_ns, Outcome::Success);
+            }
+        }
+        Flow::Continue
+    }
+
+    fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
+        let Stream { start_ns, first_ns, end_ns, .. } = &mut *cx.stream;
+        if *start_ns != 0 && *end_ns == 0 && (body.is_last() || *first_ns == 0) {
+            let now_ns = cx.host.now_ns();
+            if *first_ns == 0 {
+                *first_ns = now_ns;
+            }
+            if body.is_last() {
+                *end_ns = now_ns;
+            } else if cx.stream.stream && !cx.stream.permits.is_empty() {
+                let outcome = if self.config.errors.http(cx.stream.status) { Outcome::Error } else { Outcome::Success };
+                self.end(cx, now_ns, outcome);
+            }
+        }
+        Pass::On
+    }
+
+    fn response_trailers(&self, cx: &mut Context<'_, Self>, _body: &Body<'_>) {
+        if cx.stream.start_ns != 0 && cx.stream.end_ns == 0 {
+            cx.stream.end_ns = cx.host.now_ns();
+            cx.stream.trailers = true;
+        }
+    }
+
+    fn log(&self, cx: &mut Context<'_, Self>, _request: &Headers<'_>, response: &Headers<'_>) {
+        if cx.stream.start_ns == 0 {
+            return;
+        }
+        let now_ns = if cx.stream.end_ns != 0 { cx.stream.end_ns } else { cx.host.now_ns() };
+        let grpc_status = match cx.stream.grpc_status {
+            None if cx.stream.trailers => {
+                let status = cx.host.header(Map::ResponseTrailers, "grpc-status").ok();
+                number(status.as_deref()).and_then(|status| u8::try_from(status).ok())
+            }
+            status => status,
+        };
+        let status = cx.stream.status;
+        let error = self.config.errors.http(status) || grpc_status.is_some_and(|status| self.config.errors.grpc(status));
+        let outcome = if cx.stream.end_ns != 0 && status < 400 && !error {
+            Outcome::Success
+        } else if cx.stream.headers_ns != 0 && cx.stream.end_ns == 0 && self.is_stream(cx.stream, response) {
+            // However it ended, it had begun well.
+            if error { Outcome::Error } else { Outcome::Success }
+        } else {
+            outcome::of_proxy(cx.host, error)
+        };
+        self.end(cx, now_ns, outcome);
+    }
+}
+
+impl CircuitBreaker {
+    fn place(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
+    /// From now on this configuration holds.
+    fn take_office(&self, cx: &mut RootContext<'_, Self>) {
+        if cx.state.shared.id() == 0 {
+            let plugin = cx.host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
+            cx.state.shared = shared::Shared::new(&String::from_utf8_lossy(&plugin), cx.rng.next_u64());
+        }
+        cx.state.policy = self.place();
+        cx.state.source = self.config.source.as_ref().map(source::name);
+        // What the source once said holds until it says something else.
+        if !cx.state.read_document(cx.host, cx.metrics) {
+            cx.state.adopt(cx.host, cx.metrics, self.config.rules.clone(), 0);
+        }
+        cx.state.follow(cx.host, cx.metrics);
+    }
+
+    fn resources(&self, cx: &mut Context<'_, Self>, headers: &Headers<'_>) -> Places {
+        let max = self.config.max_resources();
+        let mut places = Places::default();
+        for kind in &self.config.resources {
+            let place = match kind {
+                Kind::Cluster => {
+                    let Ok(cluster) = cx.host.property(&["xds", "cluster_name"]) else { continue };
+                    let name = resource::cluster_host(&cluster);
+                    cx.state.resource(cx.host, cx.metrics, name, Some(&cluster), max)
+                }
+                Kind::Route => {
+                    let Ok(route) = cx.host.property(&["xds", "route_name"]) else { continue };
+                    cx.state.resource(cx.host, cx.metrics, &route, None, max)
+                }
+                other => {
+                    let state = &mut *cx.state;
+                    resource::with_name(other, headers, |name| state.resource(cx.host, cx.metrics, name, None, max))
+                        .flatten()
+                }
+            };
+            if let Some(place) = place {
+                places.push(place);
+            }
+        }
+        places
+    }
+
+    fn streams(&self, headers: &Headers<'_>) -> bool {
+        let begins = |path: &[u8]| self.config.streams.iter().any(|start| path.starts_with(start.as_bytes()));
+        !self.config.streams.is_empty() && headers.look(":path", |path| path.is_some_and(begins))
+    }
+
+    fn class(&self, headers: &Headers<'_>) -> Class {
+        for class in &self.config.classes {
+            let fits = headers.look(&class.header, |value| match (&class.value, value) {
+                (_, None) => false,
+                (None, Some(_)) => true,
+                (Some(wanted), Some(value)) => value == wanted.as_bytes(),
+            });
+            if fits {
+                return match class.treat {
+                    Treat::Exempt => Class::Exempt,
+                    Treat::ShedLast => Class::ShedLast,
+                };
+            }
+        }
+        Class::Ordinary
+    }
+
+    /// What becomes of a request that may not pass.
+    #[cold]
+    fn reject(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>, at: At, now_ns: u64) -> Flow {
+        // It goes elsewhere, or nowhere: what becomes of it says nothing about this upstream.
+        cx.stream.start_ns = 0;
+        let Some((_, rule, breaker)) = cx.state.named(at) else { return Flow::Continue };
+        let fallback = rule.fallback.clone();
+        let wait = breaker.word.retry_at_ns.saturating_sub(now_ns).div_ceil(1_000_000_000).max(1);
+        let phase = breaker.word.state.name();
+        let reject = rule.reject.clone().unwrap_or_else(|| self.config.reject.clone());
+        if let Some(fallback) = fallback {
+            self.publish(cx, "fallback", Some(at));
+            headers.set(&self.config.fallback_header, fallback.as_bytes());
+            return Flow::Continue;
+        }
+        self.publish(cx, "rejected", Some(at));
+        let Reject { status, headers: mut pairs, body, retry_after, grpc_status } = reject;
+        if retry_after {
+            pairs.push(("retry-after".into(), itoa::Buffer::new().format(wait).into()));
+        }
+        if let Some(name) = &self.config.state_header {
+            pairs.push((name.clone(), phase.into()));
+        }
+        let headers = pairs.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
+        let body = body.into_bytes();
+        Flow::Reply(Reply { status, headers, body, grpc_status: Some(grpc_status), details: "circuit_open" })
+    }
+
+    /// Leaves for access logs what was decided.
+    fn publish(&self, cx: &mut Context<'_, Self>, decision: &str, at: Option<At>) {
+        let _ = cx.host.set_filter_state("circuit.decision", decision.as_bytes());
+        let Some(at) = at else { return };
+        if let Some((resource, rule, breaker)) = cx.state.named(at) {
+            let _ = cx.host.set_filter_state("circuit.resource", resource.as_bytes());
+            let _ = cx.host.set_filter_state("circuit.rule", rule.id.as_bytes());
+            let _ = cx.host.set_filter_state("circuit.state", breaker.word.state.name().as_bytes());
+            let mut version = itoa::Buffer::new();
+            let _ = cx.host.set_filter_state("circuit.version", version.format(cx.state.version).as_bytes());
+        }
+    }
+
+    /// Whether a response that did not come to its end is one that has none.
+    fn is_stream(&self, stream: &Stream, response: &Headers<'_>) -> bool {
+        stream.stream || response.look("content-type", |value| value.is_some_and(is_events))
+    }
+
+    /// What a request says of its upstream is said; nothing that comes later counts.
+    fn end(&self, cx: &mut Context<'_, Self>, now_ns: u64, outcome: Outcome) {
+        let Stream { start_ns, first_ns, headers_ns, resources, .. } = *cx.stream;
+        let permits = core::mem::take(&mut cx.stream.permits);
+        cx.stream.start_ns = 0;
+        let _ = (first_ns, headers_ns);
+        let rt_us = now_ns.saturating_sub(start_ns) / 1000;
+        let done = Completion { begun_ns: start_ns, now_ns, rt_us, error: outcome == Outcome::Error };
+        let done = (outcome != Outcome::Nothing).then_some(&done);
+        cx.state.complete(cx.host, cx.metrics, resources.get(), &permits, done);
+    }
+}
+
+fn number(value: Option<&[u8]>) -> Option<u16> {
+    str::from_utf8(value?).ok()?.parse().ok()
+}
+
+/// Server-sent events: a response without an end in sight (letters of either case: RFC 9110, 8.3.1).
+fn is_events(content_type: &[u8]) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    content_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
+}
+
+kit::export!(CircuitBreaker);

@@ -12,7 +12,7 @@
 
 use emulator::{Fault, Plugin, Status};
 use kit::{
-    Context, Filter, Flow, Headers, Next, Phases, Refusal, Reply, Vm,
+    Answer, Call, Context, Filter, Flow, Headers, Next, Phases, Refusal, Reply, RootContext, Vm,
     testing::{Message, Proxy, host, native, pairs},
 };
 
@@ -240,4 +240,100 @@ fn a_thousand_requests_in_flight_leave_nothing_behind() {
     assert_eq!(proxy.held(), (1000, 1));
     streams.iter().rev().for_each(|stream| drop(stream.finish()));
     assert_eq!(proxy.held(), (0, 1));
+}
+
+/// Asks a cluster at each tick, and keeps what it heard.
+struct Asker {
+    name: String,
+}
+
+#[derive(Default)]
+struct Heard {
+    said: Vec<String>,
+    call: Option<u32>,
+}
+
+impl Filter for Asker {
+    const NAME: &'static str = "asker";
+    const PHASES: Phases = Phases::TICK.and(Phases::ANSWERED).and(Phases::LOG);
+    type Config = Config;
+    type State = Heard;
+    type Stream = ();
+
+    fn new(config: Config) -> Result<Self, Refusal> {
+        Ok(Self { name: config.name })
+    }
+
+    fn configured(&self, cx: &mut RootContext<'_, Self>) {
+        cx.state.said.push(format!("configured {}", self.name));
+    }
+
+    fn tick_ms(&self) -> u32 {
+        100
+    }
+
+    fn tick(&self, cx: &mut RootContext<'_, Self>) {
+        cx.state.said.push(format!("tick {}", self.name));
+        let header = |name: &str, value: &str| (name.to_string(), value.as_bytes().to_vec());
+        let headers = [header(":method", "GET"), header(":path", "/"), header(":authority", "a")];
+        let call = Call { cluster: "source", headers: &headers, body: b"", timeout_ms: 50 };
+        match cx.host.call(&call) {
+            Ok(call) => cx.state.call = Some(call),
+            Err(status) => cx.state.said.push(format!("call: {status}")),
+        }
+    }
+
+    fn answered(&self, cx: &mut RootContext<'_, Self>, call: u32, answer: &Answer<'_>) {
+        let mine = cx.state.call == Some(call);
+        let body = String::from_utf8(answer.body(100).to_vec()).unwrap();
+        let etag = answer.header("etag").map(|etag| String::from_utf8(etag.to_vec()).unwrap());
+        cx.state.said.push(format!("{mine} {:?} {etag:?} {} {body}", answer.status(), answer.size()));
+    }
+
+    fn log(&self, cx: &mut Context<'_, Self>, _: &Headers<'_>, _: &Headers<'_>) {
+        let said = std::mem::take(&mut cx.state.said).join("; ");
+        cx.host.set_filter_state("said", said.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn a_plugin_hears_that_time_passes_and_what_answers_its_calls() {
+    use emulator::CallEnd;
+    use std::time::Duration;
+    let proxy = emulator::Proxy::new(2, 1);
+    let code = native::<Asker>();
+    let plugin = |name: &str| Plugin::new("asker", &code).configuration(format!(r#"{{"name": "{name}"}}"#));
+    let said = |worker| {
+        let (request, response) = (Message::new([(":path", "/")]), Message::new([(":status", "200")]));
+        let done = proxy.exchange("in", worker, &request, &response);
+        String::from_utf8(done.filter_state["wasm.said"].clone()).unwrap()
+    };
+    proxy.push("in", [plugin("a")]).unwrap();
+    proxy.advance(Duration::from_millis(100));
+    assert_eq!(said(0), "configured a; tick a; call: bad argument", "there is no such cluster");
+    assert_eq!(said(1), "configured a; tick a; call: bad argument", "each worker has ticks");
+
+    proxy.cluster("source", |_| {
+        let answer = Message::new([(":status", "200"), ("etag", "\"1\"")]).chunk("hello");
+        Some((Duration::from_millis(10), CallEnd::Response(answer)))
+    });
+    proxy.advance(Duration::from_millis(110));
+    assert_eq!(said(0), r#"tick a; true Some(200) Some("\"1\"") 5 hello"#);
+    proxy.cluster("source", |_| Some((Duration::from_millis(10), CallEnd::Reset)));
+    proxy.advance(Duration::from_millis(100));
+    assert_eq!(said(0), "tick a; true None None 0 ");
+    // Too slow: the proxy answers in its place.
+    proxy.cluster("source", |_| None);
+    proxy.advance(Duration::from_millis(140));
+    assert!(said(0).starts_with("tick a; true Some(504)"));
+
+    // The newer configuration ticks, though a request of the old one is still under way.
+    let open = proxy.http("in", 0);
+    open.request_headers(Message::new([(":path", "/")]).headers, true);
+    proxy.push("in", [plugin("b")]).unwrap();
+    said(0);
+    proxy.advance(Duration::from_millis(100));
+    let heard = said(0);
+    assert!(heard.contains("tick b") && !heard.contains("tick a"), "{heard}");
+    drop(open.finish());
 }

@@ -1,0 +1,272 @@
+//! Rules from a source: asked by one worker for all, at an interval.
+//!
+//! Who asks holds a lease, a key of the shared data: the next worker takes it over when it has run out, as it does when its
+//! VM is gone. What does not come, or is refused, changes nothing.
+
+use crate::config::{Method, Source};
+use crate::rules::{self, Rule};
+use crate::shared::{Document, Shared, exchange};
+use kit::prelude::*;
+use kit::{Answer, Call, Host, Metric, MetricKind, Metrics, Rng};
+
+/// Answers of the source.
+pub static UPDATES: Metric = Metric {
+    kind: MetricKind::Counter,
+    name: "meshfilter_circuit_updates_total",
+    help: "Questions to the source of rules, by result: applied, unchanged, refused or unreachable.",
+    labels: &["plugin", "result"],
+};
+/// The rules that hold.
+pub static VERSION: Metric = Metric {
+    kind: MetricKind::Gauge,
+    name: "meshfilter_circuit_rules_version",
+    help: "How often rules of a source were accepted; 0 while those of the configuration hold.",
+    labels: &["plugin"],
+};
+/// How fresh they are.
+pub static AGE: Metric = Metric {
+    kind: MetricKind::Gauge,
+    name: "meshfilter_circuit_rules_age_seconds",
+    help: "Time since the source last said what the rules are, or that they are the same.",
+    labels: &["plugin"],
+};
+
+const MS: u64 = 1_000_000;
+/// Longest pause between two questions to a source that does not answer.
+const LONGEST_NS: u64 = 3_600_000 * MS;
+/// How much longer than its pause a worker that asks is waited for.
+const GRACE_NS: u64 = 1_000 * MS;
+
+/// What a worker knows of the source.
+#[derive(Debug, Default)]
+pub(crate) struct Poll {
+    /// Before then there is nothing to do.
+    due_ns: u64,
+    /// The call that is under way.
+    call: Option<u32>,
+    /// Whether this worker was the last to ask: then it tells the age.
+    asks: bool,
+    /// What was last said of it in the log.
+    said: Option<String>,
+}
+
+/// Who asks, in the shared data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lease {
+    id: u64,
+    until_ns: u64,
+    /// When the source last answered well.
+    good_ns: u64,
+    /// Questions without a good answer since.
+    failures: u64,
+}
+
+impl Lease {
+    fn encode(self) -> Vec<u8> {
+        [self.id, self.until_ns, self.good_ns, self.failures].iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (words, _) = bytes.as_chunks();
+        let [id, until_ns, good_ns, failures] = words else { return None };
+        let [id, until_ns, good_ns, failures] = [id, until_ns, good_ns, failures].map(|word| u64::from_le_bytes(*word));
+        Some(Self { id, until_ns, good_ns, failures })
+    }
+}
+
+/// By what its keys are known: another source has other rules.
+pub(crate) fn name(source: &Source) -> String {
+    let mut hash = rules::Fnv::default();
+    for part in [source.cluster.as_bytes(), &[0], source.authority.as_bytes(), &[0], source.path.as_bytes(), &[0], source.body.as_bytes()] {
+        hash.add(part);
+    }
+    let mut text = String::from("source-");
+    text.push_str(itoa::Buffer::new().format(hash.get()));
+    text
+}
+
+impl Poll {
+    /// Asks, if it is time and this worker's turn.
+    pub(crate) fn tick(
+        &mut self,
+        source: &Source,
+        shared: &Shared,
+        host: &dyn Host,
+        metrics: &mut Metrics,
+        rng: &mut Rng,
+        now_ns: u64,
+    ) {
+        let key = shared.key(&[&name(source), "/poller"].concat());
+        let lease = || host.shared_data(&key).ok().and_then(|(bytes, _)| Lease::decode(&bytes)).unwrap_or_default();
+        if self.asks {
+            let lease = lease();
+            self.asks = lease.id == shared.id();
+            if self.asks && lease.good_ns > 0 {
+                let labels = metrics.labels(&[shared.plugin()]);
+                metrics.record_to(host, &AGE, labels, now_ns.saturating_sub(lease.good_ns) / 1_000_000_000);
+            }
+        }
+        // A clock that was put back is not waited for.
+        let longest = pause(source, u64::MAX).saturating_add(source.timeout_ns).saturating_add(GRACE_NS);
+        if now_ns < self.due_ns && self.due_ns.saturating_sub(now_ns) <= longest {
+            return;
+        }
+        self.call = None;
+        let id = shared.id();
+        let taken = exchange(host, &key, |bytes| {
+            let old = bytes.and_then(Lease::decode).unwrap_or_default();
+            let others = old.id != id && now_ns < old.until_ns && old.until_ns.saturating_sub(now_ns) <= longest;
+            let pause = jittered(pause(source, old.failures), rng);
+            let new = Lease {
+                id,
+                until_ns: now_ns.saturating_add(pause).saturating_add(source.timeout_ns).saturating_add(GRACE_NS),
+                ..old
+            };
+            // Somebody else asks: nothing is written.
+            let outcome = if others { Err(old.until_ns) } else { Ok(pause) };
+            Some((if others { old } else { new }.encode(), outcome))
+        });
+        match taken {
+            Ok(Ok(pause)) => {
+                self.asks = true;
+                self.due_ns = now_ns.saturating_add(pause);
+                self.ask(source, shared, host, metrics, &key);
+            }
+            Ok(Err(until_ns)) => {
+                self.asks = false;
+                self.due_ns = until_ns;
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn ask(&mut self, source: &Source, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str) {
+        let document = shared.document(host, &name(source)).unwrap_or_default();
+        let text = |name: &str, value: &str| (String::from(name), value.as_bytes().to_vec());
+        let method = match source.method {
+            Method::Get => "GET",
+            Method::Post => "POST",
+        };
+        let mut headers =
+            vec![text(":method", method), text(":path", &source.path), text(":authority", &source.authority)];
+        headers.extend(source.headers.iter().map(|(name, value)| text(name, value)));
+        if !document.etag.is_empty() {
+            headers.push(("if-none-match".into(), document.etag));
+        }
+        let timeout_ms = u32::try_from(source.timeout_ns / MS).unwrap_or(u32::MAX);
+        let call =
+            Call { cluster: &source.cluster, headers: &headers, body: source.body.as_bytes(), timeout_ms: timeout_ms.max(1) };
+        match host.call(&call) {
+            Ok(call) => self.call = Some(call),
+            Err(_) => {
+                let problem = format!("there is no cluster `{}`", source.cluster);
+                self.failed(shared, host, metrics, key, "unreachable", &problem);
+            }
+        }
+    }
+
+    /// The rules that an answer brings, if they are others than those that hold.
+    #[allow(clippy::too_many_arguments, reason = "what a root context has, in its parts")]
+    pub(crate) fn answered(
+        &mut self,
+        source: &Source,
+        shared: &Shared,
+        host: &dyn Host,
+        metrics: &mut Metrics,
+        (call, answer): (u32, &Answer<'_>),
+        last_version: u64,
+        now_ns: u64,
+    ) -> Option<(u64, Vec<Rule>)> {
+        if self.call != Some(call) {
+            return None;
+        }
+        self.call = None;
+        let place = name(source);
+        let key = shared.key(&[&place, "/poller"].concat());
+        match answer.status() {
+            Some(304) => self.good(shared, host, metrics, &key, now_ns, "unchanged"),
+            Some(200) => match self.read(source, answer) {
+                Ok((body, rules)) => {
+                    let etag = answer.header("etag").filter(|etag| etag.len() <= 256);
+                    let etag = etag.as_deref().unwrap_or(&[]);
+                    let last = shared.document(host, &place);
+                    if let Some(last) = last.filter(|last| last.body == body && last.etag == etag) {
+                        self.good(shared, host, metrics, &key, now_ns, "unchanged");
+                        // Another worker may have accepted it, and told nobody any more.
+                        return Some((last.version, rules));
+                    }
+                    let document = shared.accept(host, &place, last_version, (etag, &body))?;
+                    self.good(shared, host, metrics, &key, now_ns, "applied");
+                    log::info!("circuit-breaker: {} rules, version {}, from {}", rules.len(), document.version, place_of(source));
+                    return Some((document.version, rules));
+                }
+                Err(problem) => self.failed(shared, host, metrics, &key, "refused", &problem),
+            },
+            Some(status) => {
+                let problem = format!("{} says {status}", place_of(source));
+                self.failed(shared, host, metrics, &key, "unreachable", &problem);
+            }
+            None => {
+                let problem = format!("{} gives no answer", place_of(source));
+                self.failed(shared, host, metrics, &key, "unreachable", &problem);
+            }
+        }
+        None
+    }
+
+    fn read(&self, source: &Source, answer: &Answer<'_>) -> Result<(Vec<u8>, Vec<Rule>), String> {
+        if answer.size() > source.max_bytes {
+            return Err(format!("{} bytes from {}, max_bytes is {}", answer.size(), place_of(source), source.max_bytes));
+        }
+        let body = answer.body(source.max_bytes);
+        let body = source.form.payload(&body).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
+        let rules = rules::read(&body).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
+        Ok((body, rules))
+    }
+
+    fn good(&mut self, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str, now_ns: u64, result: &str) {
+        metrics.add(host, &UPDATES, &[shared.plugin(), result], 1);
+        if self.said.take().is_some() {
+            log::info!("circuit-breaker: the source of rules answers again");
+        }
+        note(host, key, |lease| Lease { good_ns: now_ns, failures: 0, ..lease });
+    }
+
+    fn failed(&mut self, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str, result: &str, problem: &str) {
+        metrics.add(host, &UPDATES, &[shared.plugin(), result], 1);
+        // Once, and not each time.
+        if self.said.as_deref() != Some(problem) {
+            log::warn!("circuit-breaker: the rules stay as they are: {problem}");
+            self.said = Some(problem.into());
+        }
+        note(host, key, |lease| Lease { failures: lease.failures.saturating_add(1), ..lease });
+    }
+}
+
+fn note(host: &dyn Host, key: &str, change: impl Fn(Lease) -> Lease) {
+    // Who took the lease over meanwhile asks anew.
+    let _ = exchange(host, key, |bytes| Some((change(Lease::decode(bytes?)?).encode(), ())));
+}
+
+fn place_of(source: &Source) -> String {
+    [&source.cluster, &*source.path].concat()
+}
+
+/// The interval; after failures twice as long each time, up to sixteen times and an hour.
+fn pause(source: &Source, failures: u64) -> u64 {
+    let times = 1_u64 << failures.saturating_sub(1).min(4);
+    source.interval_ns.saturating_mul(times).min(LONGEST_NS.max(source.interval_ns))
+}
+
+/// Up to a tenth less, so that proxies that started together do not ask together.
+fn jittered(pause: u64, rng: &mut Rng) -> u64 {
+    let tenth = (pause / 10).max(1);
+    pause.saturating_sub(rng.next_u64().checked_rem(tenth).unwrap_or(0))
+}
+
+impl Document {
+    /// The rules in it: it was read before it was accepted.
+    pub(crate) fn rules(&self) -> Option<Vec<Rule>> {
+        rules::read(&self.body).ok()
+    }
+}
