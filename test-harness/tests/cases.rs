@@ -149,6 +149,18 @@ async fn log_scrub_in_a_real_envoy() -> Result<()> {
     real("log-scrub", &cases::load("log-scrub")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
 }
 
+#[test]
+fn circuit_breaker_in_an_emulated_proxy() -> Result<()> {
+    emulated::<circuit_breaker::CircuitBreaker>("circuit-breaker")
+}
+
+#[tokio::test]
+async fn circuit_breaker_in_a_real_envoy() -> Result<()> {
+    let path = module("circuit-breaker")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("circuit-breaker", &path).config(case.config.clone()));
+    real("circuit-breaker", &cases::load("circuit-breaker")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
 #[tokio::test]
 async fn latency_in_a_real_envoy() -> Result<()> {
     let path = module("latency")?;

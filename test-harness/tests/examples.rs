@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use circuit_breaker::CircuitBreaker;
 use kit::{Filter, Metric};
 use latency::Latency;
 use log_scrub::LogScrub;
@@ -49,9 +50,12 @@ fn documents(yaml: &str) -> Vec<Value> {
 
 #[test]
 fn labels_are_taken_out_of_names_as_declared_in_each_example_and_for_istio() {
-    for (filter, metrics) in
-        [("trace-id", TraceId::metrics()), ("latency", Latency::metrics()), ("log-scrub", LogScrub::metrics())]
-    {
+    for (filter, metrics) in [
+        ("trace-id", TraceId::metrics()),
+        ("latency", Latency::metrics()),
+        ("log-scrub", LogScrub::metrics()),
+        ("circuit-breaker", CircuitBreaker::metrics()),
+    ] {
         let labels = |metric: &&'static Metric| metric.labels.iter().copied();
         let labels: BTreeSet<&str> = metrics.iter().flat_map(labels).collect();
         let tag = |label: &&str| json!({ "tag_name": label, "regex": kit::tag_regex(label) });
@@ -75,7 +79,7 @@ fn labels_are_taken_out_of_names_as_declared_in_each_example_and_for_istio() {
 #[test]
 fn the_yaml_of_every_readme_is_yaml_and_so_is_what_it_quotes() {
     let mut texts = 0;
-    for filter in ["trace-id", "latency", "log-scrub"] {
+    for filter in ["trace-id", "latency", "log-scrub", "circuit-breaker"] {
         let readme = fs::read_to_string(root().join(format!("filters/{filter}/README.md"))).unwrap();
         for block in blocks(&readme) {
             for document in documents(block) {

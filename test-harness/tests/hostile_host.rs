@@ -103,6 +103,7 @@ fn no_answer_of_the_host_makes_a_module_trap() {
         ("latency", r#"{"role": "inner"}"#),
         ("log-scrub", LOG_SCRUB),
         ("log-scrub", r#"{"outputs": {"request_body": true, "response_body": true}}"#),
+        ("circuit-breaker", CIRCUIT_BREAKER),
         ("duo", both),
         ("called", ""),
     ];
@@ -135,10 +136,13 @@ fn no_single_failure_makes_a_module_trap() {
         "proxy_set_buffer_bytes",
         "proxy_get_log_level",
         "proxy_log",
+        "proxy_http_call",
+        "proxy_get_metric",
+        "proxy_set_tick_period_milliseconds",
         "random_get",
     ] {
         for fault in [Fault::of(call), Fault::of(call).after(1).times(1), Fault::of(call).status(Status::OK)] {
-            for (name, configuration) in [("trace-id", join), ("latency", LATENCY), ("log-scrub", LOG_SCRUB)] {
+            for (name, configuration) in [("trace-id", join), ("latency", LATENCY), ("log-scrub", LOG_SCRUB), ("circuit-breaker", CIRCUIT_BREAKER)] {
                 live(name, configuration, &fault).unwrap_or_else(|trap| panic!("{name}, {fault:?}: {trap}"));
             }
         }

@@ -26,9 +26,10 @@ const WASI: &str = "fd_write(iiii) fd_read(iiii) fd_seek(ilii) fd_close(i) fd_fd
     sched_yield() poll_oneoff(iiii) proc_exit(i) path_open(iiiiillii) fd_prestat_get(ii) fd_prestat_dir_name(iii)";
 
 /// What is shipped, and the most that it may weigh: size is load time, about 1 ms of CPU per KB and VM.
-const SHIPPED: [(&str, usize); 3] = [("trace-id", 130_000), ("latency", 130_000), ("log-scrub", 350_000)];
+const SHIPPED: [(&str, usize); 4] =
+    [("trace-id", 130_000), ("latency", 130_000), ("log-scrub", 350_000), ("circuit-breaker", 180_000)];
 
-const KIT: [&str; 7] = ["trace-id", "latency", "log-scrub", "noop", "called", "trap", "duo"];
+const KIT: [&str; 8] = ["trace-id", "latency", "log-scrub", "circuit-breaker", "noop", "called", "trap", "duo"];
 
 #[derive(Default)]
 struct Parts {

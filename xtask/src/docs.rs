@@ -3,6 +3,7 @@
 
 use crate::matrix;
 use anyhow::{Context as _, Result, ensure};
+use circuit_breaker::CircuitBreaker;
 use kit::{Filter, Metric, MetricKind, tag_regex};
 use latency::Latency;
 use log_scrub::LogScrub;
@@ -38,7 +39,12 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    let mut files = [filter::<TraceId>("trace-id")?, filter::<Latency>("latency")?].concat();
+    let mut files = [
+        filter::<TraceId>("trace-id")?,
+        filter::<Latency>("latency")?,
+        filter::<CircuitBreaker>("circuit-breaker")?,
+    ]
+    .concat();
     for (path, text) in filter::<LogScrub>("log-scrub")? {
         let text = if path.ends_with("README.md") { fill(&text, "detectors", &detectors()?)? } else { text };
         files.push((path, text));

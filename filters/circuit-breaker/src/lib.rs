@@ -18,15 +18,15 @@ mod state;
 pub mod window;
 mod wire;
 
-use breaker::Completion;
+use breaker::{Breaker, Completion};
 use config::{Config, Properties, Treat};
 use kit::prelude::*;
 use kit::{
-    Answer, Body, Context, Filter, Flow, Headers, Host, Map, Metric, Metrics, Pass, Phases, Refusal, Reply, RootContext,
+    Answer, Body, Context, Filter, Flow, Headers, Map, Metric, Pass, Phases, Refusal, Reply, RootContext,
 };
 use outcome::Outcome;
 use resource::Kind;
-use rules::Reject;
+use rules::{Mode, Reject, Rule};
 pub use state::State;
 use state::{At, Class, Permit};
 
@@ -34,6 +34,8 @@ use state::{At, Class, Permit};
 #[derive(Debug)]
 pub struct CircuitBreaker {
     config: Config,
+    /// Whether more than one header is looked at: then all of them come at once.
+    reads_all: bool,
 }
 
 /// What is kept of a request.
@@ -97,8 +99,14 @@ impl Filter for CircuitBreaker {
     type Stream = Stream;
 
     fn new(config: Config) -> Result<Self, Refusal> {
-        config.check()?;
-        Ok(Self { config })
+        let kinds = config.resources.iter().map(|kind| match kind {
+            Kind::Cluster | Kind::Route => 0,
+            Kind::Host | Kind::Method | Kind::Header(_) => 1,
+            Kind::Path(_) => 2,
+        });
+        let looks = kinds.sum::<usize>().saturating_add(usize::from(!config.streams.is_empty()));
+        let reads_all = looks > 1;
+        Ok(Self { config, reads_all })
     }
 
     fn max_series(&self) -> Option<usize> {
@@ -155,11 +163,14 @@ impl Filter for CircuitBreaker {
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         cx.state.follow(cx.host, cx.metrics);
         // Whoever the client is, where its request goes is not its to say.
-        if self.config.has_fallback() || cx.state.has_fallback() {
+        if cx.state.has_fallback() {
             let stated = headers.look(&self.config.fallback_header, |value| value.is_some());
             if stated {
                 headers.remove(&self.config.fallback_header);
             }
+        }
+        if self.reads_all {
+            headers.read();
         }
         let resources = self.resources(cx, headers);
         if resources.get().is_empty() {
@@ -203,7 +214,7 @@ impl Filter for CircuitBreaker {
             // A probe that is a stream may last for hours; what it says is said by now.
             let stream = cx.stream.status == 101 || headers.look("content-type", |value| value.is_some_and(is_events));
             if stream {
-                self.end(cx, now_ns, Outcome::Success);
+                self.end(cx, now_ns, now_ns, Outcome::Success);
             }
         }
         Flow::Continue
@@ -220,7 +231,7 @@ impl Filter for CircuitBreaker {
                 *end_ns = now_ns;
             } else if cx.stream.stream && !cx.stream.permits.is_empty() {
                 let outcome = if self.config.errors.http(cx.stream.status) { Outcome::Error } else { Outcome::Success };
-                self.end(cx, now_ns, outcome);
+                self.end(cx, now_ns, now_ns, outcome);
             }
         }
         Pass::On
@@ -237,7 +248,6 @@ impl Filter for CircuitBreaker {
         if cx.stream.start_ns == 0 {
             return;
         }
-        let now_ns = if cx.stream.end_ns != 0 { cx.stream.end_ns } else { cx.host.now_ns() };
         let grpc_status = match cx.stream.grpc_status {
             None if cx.stream.trailers => {
                 let status = cx.host.header(Map::ResponseTrailers, "grpc-status").ok();
@@ -245,17 +255,29 @@ impl Filter for CircuitBreaker {
             }
             status => status,
         };
-        let status = cx.stream.status;
+        let Stream { start_ns, first_ns, headers_ns, end_ns, status, .. } = *cx.stream;
         let error = self.config.errors.http(status) || grpc_status.is_some_and(|status| self.config.errors.grpc(status));
-        let outcome = if cx.stream.end_ns != 0 && status < 400 && !error {
+        let whole = end_ns != 0;
+        let now_ns = if whole { end_ns } else { cx.host.now_ns() };
+        let slow = |until_ns: u64| cx.state.is_slow(cx.stream.resources.get(), us(start_ns, until_ns));
+        // A stream is judged by its first byte. Whether it is one is asked only where that matters: a call of gRPC by its
+        // first message, which of one with a single message is the end.
+        let judged_ns = if grpc_status.is_some() && first_ns != 0 {
+            first_ns
+        } else if headers_ns != 0 && (!whole || slow(now_ns)) && self.is_stream(cx.stream, response) {
+            headers_ns
+        } else {
+            now_ns
+        };
+        let outcome = if whole && status < 400 && !error {
             Outcome::Success
-        } else if cx.stream.headers_ns != 0 && cx.stream.end_ns == 0 && self.is_stream(cx.stream, response) {
-            // However it ended, it had begun well.
+        } else if !whole && judged_ns == headers_ns {
+            // However it ended, it had begun.
             if error { Outcome::Error } else { Outcome::Success }
         } else {
             outcome::of_proxy(cx.host, error)
         };
-        self.end(cx, now_ns, outcome);
+        self.end(cx, now_ns, judged_ns, outcome);
     }
 }
 
@@ -281,23 +303,29 @@ impl CircuitBreaker {
 
     fn resources(&self, cx: &mut Context<'_, Self>, headers: &Headers<'_>) -> Places {
         let max = self.config.max_resources();
+        let (host, metrics, state) = (cx.host, &mut *cx.metrics, &mut *cx.state);
         let mut places = Places::default();
         for kind in &self.config.resources {
+            let mut named = |from: Option<&[u8]>, method: &[u8]| {
+                let from = from?;
+                let cluster = (*kind == Kind::Cluster).then_some(from);
+                // The names of clusters are known as they are.
+                if let Some(known) = cluster.and_then(|cluster| state.known(cluster)) {
+                    return known;
+                }
+                let name = kind.name(from, method)?;
+                match state.known(name.as_bytes()) {
+                    Some(known) if cluster.is_none() => known,
+                    _ => state.new_resource(host, metrics, &name, cluster, max),
+                }
+            };
             let place = match kind {
-                Kind::Cluster => {
-                    let Ok(cluster) = cx.host.property(&["xds", "cluster_name"]) else { continue };
-                    let name = resource::cluster_host(&cluster);
-                    cx.state.resource(cx.host, cx.metrics, name, Some(&cluster), max)
-                }
-                Kind::Route => {
-                    let Ok(route) = cx.host.property(&["xds", "route_name"]) else { continue };
-                    cx.state.resource(cx.host, cx.metrics, &route, None, max)
-                }
-                other => {
-                    let state = &mut *cx.state;
-                    resource::with_name(other, headers, |name| state.resource(cx.host, cx.metrics, name, None, max))
-                        .flatten()
-                }
+                Kind::Cluster => named(host.property(&["xds", "cluster_name"]).ok().as_deref(), &[]),
+                Kind::Route => named(host.property(&["xds", "route_name"]).ok().as_deref(), &[]),
+                Kind::Host => headers.look(":authority", |from| named(from, &[])),
+                Kind::Method => headers.look(":method", |from| named(from, &[])),
+                Kind::Header(name) => headers.look(name, |from| named(from, &[])),
+                Kind::Path(_) => named(headers.get(":path"), headers.get(":method").unwrap_or_default()),
             };
             if let Some(place) = place {
                 places.push(place);
@@ -334,9 +362,10 @@ impl CircuitBreaker {
         // It goes elsewhere, or nowhere: what becomes of it says nothing about this upstream.
         cx.stream.start_ns = 0;
         let Some((_, rule, breaker)) = cx.state.named(at) else { return Flow::Continue };
+        let phase = stands(rule, breaker).name();
         let fallback = rule.fallback.clone();
-        let wait = breaker.word.retry_at_ns.saturating_sub(now_ns).div_ceil(1_000_000_000).max(1);
-        let phase = breaker.word.state.name();
+        let wait_ns = if rule.mode == Mode::ForcedOpen { rule.retry_ns } else { breaker.word.retry_at_ns.saturating_sub(now_ns) };
+        let wait = wait_ns.div_ceil(1_000_000_000).max(1);
         let reject = rule.reject.clone().unwrap_or_else(|| self.config.reject.clone());
         if let Some(fallback) = fallback {
             self.publish(cx, "fallback", Some(at));
@@ -363,7 +392,7 @@ impl CircuitBreaker {
         if let Some((resource, rule, breaker)) = cx.state.named(at) {
             let _ = cx.host.set_filter_state("circuit.resource", resource.as_bytes());
             let _ = cx.host.set_filter_state("circuit.rule", rule.id.as_bytes());
-            let _ = cx.host.set_filter_state("circuit.state", breaker.word.state.name().as_bytes());
+            let _ = cx.host.set_filter_state("circuit.state", stands(rule, breaker).name().as_bytes());
             let mut version = itoa::Buffer::new();
             let _ = cx.host.set_filter_state("circuit.version", version.format(cx.state.version).as_bytes());
         }
@@ -374,17 +403,30 @@ impl CircuitBreaker {
         stream.stream || response.look("content-type", |value| value.is_some_and(is_events))
     }
 
-    /// What a request says of its upstream is said; nothing that comes later counts.
-    fn end(&self, cx: &mut Context<'_, Self>, now_ns: u64, outcome: Outcome) {
-        let Stream { start_ns, first_ns, headers_ns, resources, .. } = *cx.stream;
+    /// What a request says of its upstream is said; nothing that comes later counts. It is judged by the time up to
+    /// `judged_ns`.
+    fn end(&self, cx: &mut Context<'_, Self>, now_ns: u64, judged_ns: u64, outcome: Outcome) {
+        let Stream { start_ns, resources, .. } = *cx.stream;
         let permits = core::mem::take(&mut cx.stream.permits);
         cx.stream.start_ns = 0;
-        let _ = (first_ns, headers_ns);
-        let rt_us = now_ns.saturating_sub(start_ns) / 1000;
+        let rt_us = us(start_ns, judged_ns);
         let done = Completion { begun_ns: start_ns, now_ns, rt_us, error: outcome == Outcome::Error };
         let done = (outcome != Outcome::Nothing).then_some(&done);
         cx.state.complete(cx.host, cx.metrics, resources.get(), &permits, done);
     }
+}
+
+/// Where a breaker stands to the outside.
+fn stands(rule: &Rule, breaker: &Breaker) -> board::State {
+    match rule.mode {
+        Mode::ForcedOpen => board::State::Open,
+        Mode::ForcedClosed => board::State::Closed,
+        _ => breaker.word.state,
+    }
+}
+
+fn us(from_ns: u64, until_ns: u64) -> u64 {
+    until_ns.saturating_sub(from_ns) / 1000
 }
 
 fn number(value: Option<&[u8]>) -> Option<u16> {

@@ -220,7 +220,7 @@ impl Poll {
         }
         let body = answer.body(source.max_bytes);
         let body = source.form.payload(&body).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
-        let rules = rules::read(&body).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
+        let rules = rules::read_as(&body, mode).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
         Ok((body, rules))
     }
 

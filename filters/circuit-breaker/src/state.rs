@@ -1,6 +1,6 @@
 //! What traffic did: the breakers of a worker, and how they follow what all workers agreed on.
 
-use crate::board::{Board, Probe, State as Phase, Word};
+use crate::board::{Board, Probe, State as Phase};
 use crate::breaker::{Breaker, Completion, Verdict};
 use crate::resource;
 use crate::rules::{Mode, Rule, Strategy};
@@ -82,6 +82,8 @@ pub struct State {
     pub(crate) policy: usize,
     /// The name of its source, and whether it has one.
     pub(crate) source: Option<String>,
+    /// Whether any of them has one.
+    fallback: bool,
     resources: Vec<Resource>,
     names: HashMap<Box<[u8]>, usize, BuildHasherDefault<NameHasher>>,
     published_ns: u64,
@@ -94,6 +96,8 @@ pub struct State {
 /// What is protected.
 struct Resource {
     name: String,
+    /// What rules meet it by, and the cluster that one of them names in full.
+    host: String,
     cluster: Option<Box<[u8]>>,
     /// By the places of their rules, in that order.
     breakers: Vec<(usize, Breaker, Labels)>,
@@ -143,7 +147,7 @@ impl State {
         names.retain(|_, resource| *resource != NONE);
         for resource in resources {
             let mut old = core::mem::take(&mut resource.breakers);
-            for (place, rule) in resource::met(rules, resource.name.as_bytes(), resource.cluster.as_deref()) {
+            for (place, rule) in met(rules, resource.host.as_bytes(), resource.cluster.as_deref()) {
                 let key = rule.key(&resource.name);
                 let kept = old.iter().position(|(_, breaker, _)| breaker.key == key).map(|at| old.swap_remove(at));
                 let (breaker, labels) = match kept {
@@ -165,11 +169,22 @@ impl State {
             }
         }
         // Those that are new here may be old to others.
-        let keys = self.resources.iter().flat_map(|resource| &resource.breakers);
-        let fresh: Vec<u64> = keys.filter(|(_, breaker, _)| breaker.word == Word::default()).map(|(_, b, _)| b.key).collect();
-        if !fresh.is_empty() {
-            self.shared.look_again();
-        }
+        self.shared.look_again();
+        self.fallback = self.rules.iter().any(|rule| rule.fallback.is_some());
+    }
+
+    /// Whether a rule sends requests to another route.
+    pub(crate) fn has_fallback(&self) -> bool {
+        self.fallback
+    }
+
+    /// Whether a request that took so long is slow under any rule of its resources.
+    pub(crate) fn is_slow(&self, resources: &[usize], rt_us: u64) -> bool {
+        let mut found = places(&self.resources, resources).filter_map(|at| find(&self.rules, &self.resources, at));
+        found.any(|(rule, breaker)| match &rule.strategy {
+            Strategy::SlowRatio { limit, .. } => rt_us > breaker.limit_us(limit),
+            Strategy::ErrorRatio { .. } | Strategy::ErrorCount { .. } => false,
+        })
     }
 
     /// Follows what all workers agreed on, if anything of it changed.
@@ -187,7 +202,7 @@ impl State {
             self.read_document(host, metrics);
         }
         for (_, breaker, _) in self.resources.iter_mut().flat_map(|resource| &mut resource.breakers) {
-            breaker.follow(&board.get(breaker.key));
+            breaker.follow(board.get(breaker.key));
         }
     }
 
@@ -203,41 +218,36 @@ impl State {
         false
     }
 
-    /// The resource of that name; none where no rule meets it, or there are too many.
+    /// The resource of that name; `Some(None)` where it is known that no rule meets it.
     #[inline]
-    pub(crate) fn resource(
-        &mut self,
-        host: &dyn Host,
-        metrics: &mut Metrics,
-        name: &[u8],
-        cluster: Option<&[u8]>,
-        max: usize,
-    ) -> Option<usize> {
-        if let Some(place) = self.names.get(cluster.unwrap_or(name)) {
-            return (*place != NONE).then_some(*place);
-        }
-        self.new_resource(host, metrics, name, cluster, max)
+    pub(crate) fn known(&self, name: &[u8]) -> Option<Option<usize>> {
+        self.names.get(name).map(|place| (*place != NONE).then_some(*place))
     }
 
+    /// The resource of a name that is not known yet; none where no rule meets it, or there are too many.
     #[cold]
-    fn new_resource(
+    pub(crate) fn new_resource(
         &mut self,
         host: &dyn Host,
         metrics: &mut Metrics,
-        name: &[u8],
+        name: &str,
         cluster: Option<&[u8]>,
         max: usize,
     ) -> Option<usize> {
-        let text = String::from_utf8_lossy(name).into_owned();
-        let met: Vec<usize> = resource::met(&self.rules, name, cluster).map(|(place, _)| place).collect();
+        let key = cluster.unwrap_or(name.as_bytes());
+        let met: Vec<usize> = met(&self.rules, name.as_bytes(), cluster).into_iter().map(|(place, _)| place).collect();
         if met.is_empty() {
             // Clusters are the operator's, and few; what a client names is not kept.
             if cluster.is_some() && self.names.len() < max {
-                self.names.insert(cluster.unwrap_or(name).into(), NONE);
+                self.names.insert(key.into(), NONE);
             }
             return None;
         }
-        let same = self.resources.iter().position(|resource| resource.name == text && resource.cluster.as_deref() == cluster);
+        // Subsets of one host are one resource, but where a rule names a cluster in full.
+        let own = cluster.filter(|cluster| self.rules.iter().any(|rule| rule.resource.as_bytes() == *cluster));
+        let host_name = name;
+        let name = own.and_then(|own| str::from_utf8(own).ok()).unwrap_or(name);
+        let same = self.resources.iter().position(|known| known.name == name);
         let place = match same {
             Some(place) => place,
             None if self.resources.len() >= max => {
@@ -248,17 +258,18 @@ impl State {
                 let mut breakers = Vec::with_capacity(met.len());
                 for place in met {
                     let Some(rule) = self.rules.get(place) else { continue };
-                    let labels = labels_of(host, metrics, &text, rule);
-                    breakers.push((place, Breaker::new(rule.key(&text), rule), labels));
+                    let labels = labels_of(host, metrics, name, rule);
+                    breakers.push((place, Breaker::new(rule.key(name), rule), labels));
                 }
-                self.resources.push(Resource { name: text, cluster: cluster.map(Into::into), breakers });
+                let (name, host, cluster) = (name.into(), host_name.into(), own.map(Into::into));
+                self.resources.push(Resource { name, host, cluster, breakers });
                 // Others may have opened it long ago.
                 self.shared.look_again();
                 self.follow(host, metrics);
                 self.resources.len().saturating_sub(1)
             }
         };
-        self.names.insert(cluster.unwrap_or(name).into(), place);
+        self.names.insert(key.into(), place);
         Some(place)
     }
 
@@ -344,19 +355,20 @@ impl State {
                     continue;
                 }
                 let word = board.get(breaker.key);
+                let (state, openings) = (word.state, word.openings);
                 match word.probe(now_ns, id, rule.probes, rule.probe_timeout_ns) {
                     Probe::Granted(new) => {
-                        if word.state != new.state {
-                            turns.push((at, word.state, Cause::Retry));
+                        if state != new.state {
+                            turns.push((at, state, Cause::Retry));
                         }
                         board.set(breaker.key, new);
                         granted.push((at, Permit { key: breaker.key, id }));
                         first.get_or_insert(at);
                     }
                     // Closed meanwhile, by another worker.
-                    Probe::Wait if word.state == Phase::Closed => {}
+                    Probe::Wait if state == Phase::Closed => {}
                     Probe::Wait if rule.mode == Mode::DryRun => refused.push(at),
-                    Probe::Wait if class == Class::ShedLast && word.openings <= 1 => {}
+                    Probe::Wait if class == Class::ShedLast && openings <= 1 => {}
                     Probe::Wait => {
                         blocked = Some(at);
                         return None;
@@ -499,9 +511,9 @@ impl State {
             let Resource { name, breakers, .. } = resource;
             let Some((rule, breaker, labels)) = breakers.get_mut(*at) else { continue };
             let Some(rule) = self.rules.get(*rule) else { continue };
-            breaker.follow(&board.get(breaker.key));
+            breaker.follow(board.get(breaker.key));
             let to = breaker.word.state;
-            metrics.record_to(host, &STATE, *labels, to.number());
+            metrics.record_to(host, &STATE, *labels, to.number().into());
             metrics.add(host, &TRANSITIONS, &[name, &rule.id, from.name(), to.name()], 1);
             log::warn!("circuit-breaker: {name}, rule {}: {} to {}: {}", rule.id, from.name(), to.name(), why(rule, breaker, cause));
         }
@@ -585,6 +597,18 @@ impl State {
         self.resources.get(place).map_or("", |resource| &resource.name)
     }
 }
+
+/// The rules that meet a name: those that say it, else those for all the rest.
+fn met<'r>(rules: &'r [Rule], name: &[u8], cluster: Option<&[u8]>) -> Vec<(usize, &'r Rule)> {
+    let of = |wanted: &dyn Fn(&Rule) -> bool| -> Vec<(usize, &'r Rule)> {
+        rules.iter().enumerate().filter(|(_, rule)| wanted(rule)).collect()
+    };
+    let named = of(&|rule| rule.resource != REST && resource::meets(&rule.resource, name, cluster));
+    if named.is_empty() { of(&|rule| rule.resource == REST) } else { named }
+}
+
+/// What a rule protects that protects all the rest.
+const REST: &str = "*";
 
 /// Resource, and place among its breakers.
 pub(crate) type At = (usize, usize);

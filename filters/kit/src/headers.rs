@@ -35,6 +35,11 @@ impl<'h> Headers<'h> {
         self.pairs.get_or_init(|| self.host.header_pairs(self.map).map(Pairs::new).unwrap_or_default())
     }
 
+    /// Reads them all now, for who will [`Headers::look`] at more than one: one hostcall for all.
+    pub fn read(&self) {
+        self.pairs();
+    }
+
     /// All pairs in order, changes of this phase included.
     pub fn iter<'a>(&'a self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a, 'h> {
         let edits: &Edits = self.edits;
