@@ -141,22 +141,24 @@ impl ConfigMap {
     /// # Errors
     /// When it cannot be written.
     pub fn update(&mut self, document: impl AsRef<[u8]>) -> Result<()> {
-        let before = self.generation();
+        // The one before the last is what no reader is on its way to any more.
+        let old = self.generation(self.updates.saturating_sub(1));
         self.updates += 1;
-        fs::create_dir(self.generation())?;
-        fs::write(self.generation().join("rules.json"), document)?;
-        let (new, data) = (self.path().join("..data_tmp"), self.path().join("..data"));
-        symlink(self.generation().file_name().expect("it has a name"), &new)?;
-        fs::rename(new, data)?;
-        if before.exists() {
-            fs::remove_dir_all(before)?;
+        let new = self.generation(self.updates);
+        fs::create_dir(&new)?;
+        fs::write(new.join("rules.json"), document)?;
+        let link = self.path().join("..data_tmp");
+        symlink(new.file_name().expect("it has a name"), &link)?;
+        fs::rename(link, self.path().join("..data"))?;
+        if old.exists() {
+            fs::remove_dir_all(old)?;
         }
         Ok(())
     }
 
-    /// What holds the document now.
-    fn generation(&self) -> PathBuf {
-        self.path().join(format!("..{}", self.updates))
+    /// What holds the document of that update.
+    fn generation(&self, update: u32) -> PathBuf {
+        self.path().join(format!("..{update}"))
     }
 }
 
