@@ -9,16 +9,27 @@ tools := .tools
 envoy_of = $(tools)/envoy-$(1)/envoy/_bin/envoy
 envoy := $(call envoy_of,$(ENVOY_VERSION))
 pinned := $(patsubst test-harness/envoy/%.txt,%,$(wildcard test-harness/envoy/*.txt))
-prometheus := $(patsubst test-harness/prometheus/%.txt,$(tools)/prometheus-%/prometheus,$(wildcard test-harness/prometheus/*.txt))
+packaged = $(patsubst test-harness/debian/$(1)/%.txt,$(tools)/$(1)-%/$(1),$(wildcard test-harness/debian/$(1)/*.txt))
+prometheus := $(call packaged,prometheus)
+nginx := $(call packaged,nginx)
+etcd := $(call packaged,etcd)
 
 export ENVOY_VERSION
-ifdef PROMETHEUS
-override PROMETHEUS := $(abspath $(PROMETHEUS))
-prometheus := prometheus-given
-export PROMETHEUS
-endif
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given docs budgets bench soak w3c w3c-checkout wasm-target clean
+# What was given is taken as it is: $(1) its name, $(2) the variable that says where it is.
+define given
+ifdef $(2)
+override $(2) := $$(abspath $$($(2)))
+$(1) := $(1)-given
+export $(2)
+endif
+endef
+$(eval $(call given,prometheus,PROMETHEUS))
+$(eval $(call given,nginx,NGINX))
+$(eval $(call given,etcd,ETCD))
+servers := $(prometheus) $(nginx) $(etcd)
+
+.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docs budgets bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -27,6 +38,7 @@ help: ## List the targets
 	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak; there is $(pinned)"
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  PROMETHEUS=<dir>      with test and test-matrix: take prometheus and promtool from there"
+	@echo "  NGINX=<dir>, ETCD=<dir>  likewise: take nginx from there, and etcd"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
@@ -35,10 +47,10 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 # The same cases in each run: what a test does must not hang on chance. To look for new ones: `make fuzz`, or another seed.
 test test-matrix: export PROPTEST_RNG_SEED ?= 1
 
-test: modules envoy prometheus ## Set up and run all tests: native, built modules, real Envoy and Prometheus
+test: modules envoy $(servers) ## Set up and run all tests: native, built modules, real Envoy, Prometheus, nginx and etcd
 	@$(CARGO) test --locked --workspace
 
-test-matrix: modules prometheus $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
+test-matrix: modules $(servers) $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
 	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)
 
 fuzz: ## Look for canaries in all that log-scrub lets out, for MINUTES=5 (or CASES=<number>); with SEED=<number> the same cases again
@@ -102,12 +114,27 @@ $(tools)/envoy-%/envoy/_bin/envoy: test-harness/envoy/%.txt
 
 prometheus: $(prometheus) ## Install the real Prometheus and promtool (Debian's package, pinned, hash checked) into .tools/
 
-$(tools)/prometheus-%/prometheus: test-harness/prometheus/%.txt
-	@test-harness/prometheus/install $< $(@D)
+$(tools)/prometheus-%/prometheus: test-harness/debian/prometheus/%.txt
+	@test-harness/debian/install $< $(@D) "prometheus --version" "promtool --version"
 
-prometheus-given:
-	@for program in prometheus promtool; do test -x "$(PROMETHEUS)/$$program" || \
-		{ echo "PROMETHEUS is $(PROMETHEUS), and there is no program $$program in it" >&2; exit 1; }; done
+nginx: $(nginx) ## Install the real nginx likewise
+
+$(tools)/nginx-%/nginx: test-harness/debian/nginx/%.txt
+	@test-harness/debian/install $< $(@D) "nginx -v"
+
+etcd: $(etcd) ## Install the real etcd likewise
+
+# This etcd runs on arm64 only when told that it is known to be tried less there.
+$(tools)/etcd-%/etcd: test-harness/debian/etcd/%.txt
+	@ETCD_UNSUPPORTED_ARCH=arm64 test-harness/debian/install $< $(@D) "etcd --version"
+
+prometheus-given: programs := prometheus promtool
+nginx-given: programs := nginx
+etcd-given: programs := etcd
+prometheus-given nginx-given etcd-given: variable = $(shell echo $(@:-given=) | tr a-z A-Z)
+prometheus-given nginx-given etcd-given:
+	@for program in $(programs); do test -x "$($(variable))/$$program" || \
+		{ echo "$(variable) is $($(variable)), and there is no program $$program in it" >&2; exit 1; }; done
 
 wasm-target:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust with rustup" >&2; exit 1; }

@@ -1,5 +1,6 @@
 //! The children of this program: none outlives the value that stands for it, nor this program itself.
 
+use std::env;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -8,9 +9,30 @@ use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+
+use crate::root;
+
+/// A program of what `make` installs from Debian's packages: from where that put it, or from the directory that the
+/// variable of its name gives.
+pub(crate) fn packaged(name: &str, version: &str, program: &str) -> Result<PathBuf> {
+    let (target, variable) = (name.to_lowercase(), name.to_uppercase());
+    match env::var_os(&variable).filter(|directory| !directory.is_empty()) {
+        Some(directory) => {
+            let path = PathBuf::from(directory).join(program);
+            ensure!(path.is_file(), "there is no {}, where {variable} says that it is", path.display());
+            Ok(path)
+        }
+        None => {
+            let path = root().join(format!(".tools/{target}-{version}")).join(program);
+            let advice = format!("run `make {target}`, or set {variable} to the directory of another");
+            ensure!(path.is_file(), "no {name} {version} at {}: {advice}", path.display());
+            Ok(path)
+        }
+    }
+}
 
 /// A child that does not outlive this value.
 #[derive(Debug)]

@@ -4,7 +4,6 @@
 //! parses it, stores it, and answers in PromQL.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::net::SocketAddr;
@@ -13,18 +12,18 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::client::H1;
 use crate::metrics::Sample;
-use crate::process::{Process, tail};
+use crate::process::{Process, packaged, tail};
 use crate::wire::Request;
-use crate::{Envoy, PATIENCE, eventually, root};
+use crate::{Envoy, PATIENCE, eventually};
 
-/// The version that `make prometheus` installs: `prometheus/<version>.txt` pins it.
+/// The version that `make prometheus` installs: `debian/prometheus/<version>.txt` pins it.
 pub const VERSION: &str = "2.42.0";
 
 /// How long it may take to start, where all processors are busy.
@@ -39,19 +38,7 @@ const WORK: Duration = Duration::from_secs(300);
 /// # Errors
 /// When it is not there; the message says how to get it.
 pub fn binary(program: &str) -> Result<PathBuf> {
-    match env::var_os("PROMETHEUS").filter(|directory| !directory.is_empty()) {
-        Some(directory) => {
-            let path = PathBuf::from(directory).join(program);
-            ensure!(path.is_file(), "there is no {}, where PROMETHEUS says that it is", path.display());
-            Ok(path)
-        }
-        None => {
-            let path = root().join(format!(".tools/prometheus-{VERSION}")).join(program);
-            let advice = "run `make prometheus`, or set PROMETHEUS to the directory of another";
-            ensure!(path.is_file(), "no Prometheus {VERSION} at {}: {advice}", path.display());
-            Ok(path)
-        }
-    }
+    packaged("Prometheus", VERSION, program)
 }
 
 /// What a run of `promtool` came to.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::server::conn::http2;
@@ -22,7 +22,7 @@ use crate::client::Fed;
 use crate::wire::{Framing, Headers, Request, read_body, read_head, write_chunk, write_last_chunk};
 use crate::{PATIENCE, eventually};
 
-/// An HTTP server on a free port of 127.0.0.1, for HTTP/1.1 and h2c, whichever the caller speaks. It lives in the
+/// An HTTP server, on a free port of 127.0.0.1 unless told where, for HTTP/1.1 and h2c, whichever the caller speaks. It lives in the
 /// runtime that started it, and ends with this value.
 ///
 /// Unless it has a closure, the request says how it shall be answered, see [`Reply::to`].
@@ -74,7 +74,15 @@ impl Upstream {
     /// # Errors
     /// When no port can be had.
     pub async fn with(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// Starts a server at this address that answers as the closure says.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn at(addr: SocketAddr, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<Self> {
+        let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen at {addr}"))?;
         let addr = listener.local_addr()?;
         let received = Arc::<Mutex<Vec<Received>>>::default();
         let service = Arc::new(Service { script: Box::new(script), received: Arc::clone(&received) });
@@ -151,6 +159,13 @@ impl Reply {
     #[must_use]
     pub fn pause(self, time: Duration) -> Self {
         self.step(Step::Pause(time))
+    }
+
+    /// Waits before all else.
+    #[must_use]
+    pub fn delay(mut self, time: Duration) -> Self {
+        self.steps.insert(0, Step::Pause(time));
+        self
     }
 
     /// Sends the head now, and not with the first chunk.

@@ -594,7 +594,7 @@ async fn rules_are_evaluated_and_wrong_ones_refused() -> Result<()> {
 
 #[tokio::test]
 async fn it_is_the_pinned_one_says_what_is_wrong_and_ends_with_its_value() -> Result<()> {
-    let pin = root().join(format!("test-harness/prometheus/{}.txt", prometheus::VERSION));
+    let pin = root().join(format!("test-harness/debian/prometheus/{}.txt", prometheus::VERSION));
     assert!(pin.is_file(), "no {}: `make prometheus` installs another version", pin.display());
     let prometheus = Prometheus::builder().start().await?;
     if std::env::var_os("PROMETHEUS").is_none_or(|directory| directory.is_empty()) {
