@@ -19,11 +19,9 @@ pub mod window;
 mod wire;
 
 use breaker::{Breaker, Completion};
-use config::{Config, Properties, Treat};
+use config::{Config, Properties, Settings, Treat};
 use kit::prelude::*;
-use kit::{
-    Answer, Body, Context, Filter, Flow, Headers, Map, Metric, Pass, Phases, Refusal, Reply, RootContext,
-};
+use kit::{Answer, Body, Context, Filter, Flow, Headers, Map, Metric, Pass, Phases, Refusal, Reply, RootContext};
 use outcome::Outcome;
 use resource::Kind;
 use rules::{Mode, Reject, Rule};
@@ -33,7 +31,7 @@ use state::{At, Class, Permit};
 /// The filter.
 #[derive(Debug)]
 pub struct CircuitBreaker {
-    config: Config,
+    settings: Settings,
     /// Whether more than one header is looked at: then all of them come at once.
     reads_all: bool,
 }
@@ -51,7 +49,7 @@ pub struct Stream {
     end_ns: u64,
     status: u16,
     /// Of a response that was nothing but headers.
-    grpc_status: Option<u8>,
+    grpc_status: Option<u32>,
     /// Whether trailers came.
     trailers: bool,
     /// What it concerns.
@@ -99,18 +97,19 @@ impl Filter for CircuitBreaker {
     type Stream = Stream;
 
     fn new(config: Config) -> Result<Self, Refusal> {
-        let kinds = config.resources.iter().map(|kind| match kind {
+        let settings = Settings::new(config)?;
+        let kinds = settings.resources.iter().map(|kind| match kind {
             Kind::Cluster | Kind::Route => 0,
             Kind::Host | Kind::Method | Kind::Header(_) => 1,
             Kind::Path(_) => 2,
         });
-        let looks = kinds.sum::<usize>().saturating_add(usize::from(!config.streams.is_empty()));
+        let looks = kinds.sum::<usize>().saturating_add(usize::from(!settings.streams.is_empty()));
         let reads_all = looks > 1;
-        Ok(Self { config, reads_all })
+        Ok(Self { settings, reads_all })
     }
 
     fn max_series(&self) -> Option<usize> {
-        usize::try_from(self.config.max_series.get()).ok()
+        Some(self.settings.max_series)
     }
 
     fn metrics() -> Vec<&'static Metric> {
@@ -134,7 +133,7 @@ impl Filter for CircuitBreaker {
     }
 
     fn tick_ms(&self) -> u32 {
-        self.config.tick.ms()
+        u32::try_from(self.settings.tick_ms).unwrap_or(u32::MAX)
     }
 
     fn tick(&self, cx: &mut RootContext<'_, Self>) {
@@ -143,18 +142,18 @@ impl Filter for CircuitBreaker {
         }
         let now_ns = cx.host.now_ns();
         cx.state.exchange(cx.host, cx.metrics, now_ns);
-        if let Some(source) = &self.config.source {
+        if let Some(source) = &self.settings.source {
             let State { poll, shared, .. } = &mut *cx.state;
             poll.tick(source, shared, cx.host, cx.metrics, cx.rng, now_ns);
         }
     }
 
     fn answered(&self, cx: &mut RootContext<'_, Self>, call: u32, answer: &Answer<'_>) {
-        let Some(source) = &self.config.source else { return };
+        let Some(source) = &self.settings.source else { return };
         let now_ns = cx.host.now_ns();
         let last = cx.state.last_version();
         let State { poll, shared, .. } = &mut *cx.state;
-        let answer = poll.answered(source, shared, cx.host, cx.metrics, (call, answer), last, now_ns);
+        let answer = poll.answered(&self.settings, source, shared, cx.host, cx.metrics, (call, answer), last, now_ns);
         if let Some((version, rules)) = answer {
             cx.state.spread(cx.host, cx.metrics, version, rules);
         }
@@ -164,9 +163,9 @@ impl Filter for CircuitBreaker {
         cx.state.follow(cx.host, cx.metrics);
         // Whoever the client is, where its request goes is not its to say.
         if cx.state.has_fallback() {
-            let stated = headers.look(&self.config.fallback_header, |value| value.is_some());
+            let stated = headers.look(&self.settings.fallback_header, |value| value.is_some());
             if stated {
-                headers.remove(&self.config.fallback_header);
+                headers.remove(&self.settings.fallback_header);
             }
         }
         if self.reads_all {
@@ -190,7 +189,7 @@ impl Filter for CircuitBreaker {
             "probe"
         } else if decision.dry_run.is_some() {
             "dry_run"
-        } else if self.config.properties == Properties::All {
+        } else if self.settings.properties == Properties::All {
             "allowed"
         } else {
             return Flow::Continue;
@@ -209,7 +208,7 @@ impl Filter for CircuitBreaker {
         cx.stream.headers_ns = now_ns;
         if headers.ends() {
             cx.stream.end_ns = now_ns;
-            cx.stream.grpc_status = headers.look("grpc-status", |value| number(value).and_then(|n| u8::try_from(n).ok()));
+            cx.stream.grpc_status = headers.look("grpc-status", number);
         } else if cx.stream.status == 101 || !cx.stream.permits.is_empty() {
             // A probe that is a stream may last for hours; what it says is said by now.
             let stream = cx.stream.status == 101 || headers.look("content-type", |value| value.is_some_and(is_events));
@@ -230,7 +229,8 @@ impl Filter for CircuitBreaker {
             if body.is_last() {
                 *end_ns = now_ns;
             } else if cx.stream.stream && !cx.stream.permits.is_empty() {
-                let outcome = if self.config.errors.http(cx.stream.status) { Outcome::Error } else { Outcome::Success };
+                let outcome =
+                    if self.settings.failures.has_status(cx.stream.status) { Outcome::Error } else { Outcome::Success };
                 self.end(cx, now_ns, now_ns, outcome);
             }
         }
@@ -251,12 +251,13 @@ impl Filter for CircuitBreaker {
         let grpc_status = match cx.stream.grpc_status {
             None if cx.stream.trailers => {
                 let status = cx.host.header(Map::ResponseTrailers, "grpc-status").ok();
-                number(status.as_deref()).and_then(|status| u8::try_from(status).ok())
+                number(status.as_deref())
             }
             status => status,
         };
         let Stream { start_ns, first_ns, headers_ns, end_ns, status, .. } = *cx.stream;
-        let error = self.config.errors.http(status) || grpc_status.is_some_and(|status| self.config.errors.grpc(status));
+        let error = self.settings.failures.has_status(status)
+            || grpc_status.is_some_and(|status| self.settings.failures.has_grpc(status));
         let whole = end_ns != 0;
         let now_ns = if whole { end_ns } else { cx.host.now_ns() };
         let slow = |until_ns: u64| cx.state.is_slow(cx.stream.resources.get(), us(start_ns, until_ns));
@@ -293,19 +294,20 @@ impl CircuitBreaker {
             cx.state.shared = shared::Shared::new(&String::from_utf8_lossy(&plugin), cx.rng.next_u64());
         }
         cx.state.policy = self.place();
-        cx.state.source = self.config.source.as_ref().map(source::name);
+        cx.state.mode = self.settings.mode;
+        cx.state.source = self.settings.source.as_ref().map(source::name);
         // What the source once said holds until it says something else.
         if !cx.state.read_document(cx.host, cx.metrics) {
-            cx.state.adopt(cx.host, cx.metrics, self.config.rules.clone(), 0);
+            cx.state.adopt(cx.host, cx.metrics, self.settings.rules.clone(), 0);
         }
         cx.state.follow(cx.host, cx.metrics);
     }
 
     fn resources(&self, cx: &mut Context<'_, Self>, headers: &Headers<'_>) -> Places {
-        let max = self.config.max_resources();
+        let max = self.settings.max_resources;
         let (host, metrics, state) = (cx.host, &mut *cx.metrics, &mut *cx.state);
         let mut places = Places::default();
-        for kind in &self.config.resources {
+        for kind in &self.settings.resources {
             let mut named = |from: Option<&[u8]>, method: &[u8]| {
                 let from = from?;
                 let cluster = (*kind == Kind::Cluster).then_some(from);
@@ -335,13 +337,13 @@ impl CircuitBreaker {
     }
 
     fn streams(&self, headers: &Headers<'_>) -> bool {
-        let begins = |path: &[u8]| self.config.streams.iter().any(|start| path.starts_with(start.as_bytes()));
-        !self.config.streams.is_empty() && headers.look(":path", |path| path.is_some_and(begins))
+        let begins = |path: &[u8]| self.settings.streams.iter().any(|start| path.starts_with(start.as_bytes()));
+        !self.settings.streams.is_empty() && headers.look(":path", |path| path.is_some_and(begins))
     }
 
     fn class(&self, headers: &Headers<'_>) -> Class {
-        for class in &self.config.classes {
-            let fits = headers.look(&class.header, |value| match (&class.value, value) {
+        for class in &self.settings.classes {
+            let fits = headers.look(class.header.as_str(), |value| match (&class.value, value) {
                 (_, None) => false,
                 (None, Some(_)) => true,
                 (Some(wanted), Some(value)) => value == wanted.as_bytes(),
@@ -364,12 +366,13 @@ impl CircuitBreaker {
         let Some((_, rule, breaker)) = cx.state.named(at) else { return Flow::Continue };
         let phase = stands(rule, breaker).name();
         let fallback = rule.fallback.clone();
-        let wait_ns = if rule.mode == Mode::ForcedOpen { rule.retry_ns } else { breaker.word.retry_at_ns.saturating_sub(now_ns) };
+        let wait_ns =
+            if rule.mode == Mode::ForcedOpen { rule.retry_ns } else { breaker.word.retry_at_ns.saturating_sub(now_ns) };
         let wait = wait_ns.div_ceil(1_000_000_000).max(1);
-        let reject = rule.reject.clone().unwrap_or_else(|| self.config.reject.clone());
+        let reject = rule.reject.clone().unwrap_or_else(|| self.settings.reject.clone());
         if let Some(fallback) = fallback {
             self.publish(cx, "fallback", Some(at));
-            headers.set(&self.config.fallback_header, fallback.as_bytes());
+            headers.set(&self.settings.fallback_header, fallback.as_bytes());
             return Flow::Continue;
         }
         self.publish(cx, "rejected", Some(at));
@@ -377,7 +380,7 @@ impl CircuitBreaker {
         if retry_after {
             pairs.push(("retry-after".into(), itoa::Buffer::new().format(wait).into()));
         }
-        if let Some(name) = &self.config.state_header {
+        if let Some(name) = &self.settings.state_header {
             pairs.push((name.clone(), phase.into()));
         }
         let headers = pairs.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
@@ -429,7 +432,7 @@ fn us(from_ns: u64, until_ns: u64) -> u64 {
     until_ns.saturating_sub(from_ns) / 1000
 }
 
-fn number(value: Option<&[u8]>) -> Option<u16> {
+fn number<N: core::str::FromStr>(value: Option<&[u8]>) -> Option<N> {
     str::from_utf8(value?).ok()?.parse().ok()
 }
 

@@ -4,7 +4,7 @@ use kit::Host;
 
 /// What an end says of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It did its work.
     Success,
     /// It did not: its answer is an error, or it gave none, or not to the end.
@@ -48,7 +48,13 @@ pub(crate) fn of_proxy(host: &dyn Host, error: bool) -> Outcome {
         // The longest duration of a stream, and the time that a client has to send its request, end without a flag.
         Ok(details) if *details == *b"max_duration_timeout" => Outcome::Error,
         // Its own answer; a filter's or the proxy's own one says something else.
-        Ok(details) if *details == *b"via_upstream" => if error { Outcome::Error } else { Outcome::Success },
+        Ok(details) if *details == *b"via_upstream" => {
+            if error {
+                Outcome::Error
+            } else {
+                Outcome::Success
+            }
+        }
         _ => Outcome::Nothing,
     }
 }

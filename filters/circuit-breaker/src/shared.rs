@@ -13,7 +13,7 @@ use kit::prelude::*;
 use kit::{Host, Labels, Metric, MetricKind, Metrics, Status};
 
 /// Moves with each change that concerns all workers.
-pub static CHANGES: Metric = Metric {
+pub(crate) static CHANGES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_changes_total",
     help: "Changes of state, rules and workers that all workers follow.",
@@ -190,7 +190,8 @@ impl Shared {
     ) -> Option<Document> {
         exchange(host, &self.key(&[source, "/rules"].concat()), |bytes| {
             let there = bytes.and_then(Document::decode).map_or(0, |there| there.version);
-            let next = Document { version: there.max(last).saturating_add(1), etag: etag.to_vec(), body: body.to_vec() };
+            let next =
+                Document { version: there.max(last).saturating_add(1), etag: etag.to_vec(), body: body.to_vec() };
             Some((next.encode(), next))
         })
         .ok()

@@ -3,28 +3,28 @@
 //! Who asks holds a lease, a key of the shared data: the next worker takes it over when it has run out, as it does when its
 //! VM is gone. What does not come, or is refused, changes nothing.
 
-use crate::config::{Method, Source};
+use crate::config::{self, Endpoint, Settings};
 use crate::rules::{self, Rule};
-use crate::shared::{Document, Shared, exchange};
+use crate::shared::{Shared, exchange};
 use kit::prelude::*;
-use kit::{Answer, Call, Host, Metric, MetricKind, Metrics, Rng};
+use kit::{Answer, Call, Host, Metric, MetricKind, Metrics, Refusal, Rng};
 
 /// Answers of the source.
-pub static UPDATES: Metric = Metric {
+pub(crate) static UPDATES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_updates_total",
     help: "Questions to the source of rules, by result: applied, unchanged, refused or unreachable.",
     labels: &["plugin", "result"],
 };
 /// The rules that hold.
-pub static VERSION: Metric = Metric {
+pub(crate) static VERSION: Metric = Metric {
     kind: MetricKind::Gauge,
     name: "meshfilter_circuit_rules_version",
     help: "How often rules of a source were accepted; 0 while those of the configuration hold.",
     labels: &["plugin"],
 };
 /// How fresh they are.
-pub static AGE: Metric = Metric {
+pub(crate) static AGE: Metric = Metric {
     kind: MetricKind::Gauge,
     name: "meshfilter_circuit_rules_age_seconds",
     help: "Time since the source last said what the rules are, or that they are the same.",
@@ -75,21 +75,17 @@ impl Lease {
 }
 
 /// By what its keys are known: another source has other rules.
-pub(crate) fn name(source: &Source) -> String {
-    let mut hash = rules::Fnv::default();
-    for part in [source.cluster.as_bytes(), &[0], source.authority.as_bytes(), &[0], source.path.as_bytes(), &[0], source.body.as_bytes()] {
-        hash.add(part);
-    }
-    let mut text = String::from("source-");
-    text.push_str(itoa::Buffer::new().format(hash.get()));
-    text
+pub(crate) fn name(source: &Endpoint) -> String {
+    let parts = [&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body];
+    let hash = rules::fnv(parts.iter().flat_map(|part| part.bytes()));
+    ["source-", itoa::Buffer::new().format(hash)].concat()
 }
 
 impl Poll {
     /// Asks, if it is time and this worker's turn.
     pub(crate) fn tick(
         &mut self,
-        source: &Source,
+        source: &Endpoint,
         shared: &Shared,
         host: &dyn Host,
         metrics: &mut Metrics,
@@ -107,7 +103,8 @@ impl Poll {
             }
         }
         // A clock that was put back is not waited for.
-        let longest = pause(source, u64::MAX).saturating_add(source.timeout_ns).saturating_add(GRACE_NS);
+        let longest =
+            pause(source, u64::MAX).saturating_add(source.timeout_ms.saturating_mul(MS)).saturating_add(GRACE_NS);
         if now_ns < self.due_ns && self.due_ns.saturating_sub(now_ns) <= longest {
             return;
         }
@@ -119,7 +116,10 @@ impl Poll {
             let pause = jittered(pause(source, old.failures), rng);
             let new = Lease {
                 id,
-                until_ns: now_ns.saturating_add(pause).saturating_add(source.timeout_ns).saturating_add(GRACE_NS),
+                until_ns: now_ns
+                    .saturating_add(pause)
+                    .saturating_add(source.timeout_ms.saturating_mul(MS))
+                    .saturating_add(GRACE_NS),
                 ..old
             };
             // Somebody else asks: nothing is written.
@@ -140,22 +140,25 @@ impl Poll {
         }
     }
 
-    fn ask(&mut self, source: &Source, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str) {
+    fn ask(&mut self, source: &Endpoint, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str) {
         let document = shared.document(host, &name(source)).unwrap_or_default();
         let text = |name: &str, value: &str| (String::from(name), value.as_bytes().to_vec());
-        let method = match source.method {
-            Method::Get => "GET",
-            Method::Post => "POST",
-        };
-        let mut headers =
-            vec![text(":method", method), text(":path", &source.path), text(":authority", &source.authority)];
+        let mut headers = vec![
+            text(":method", source.method.name()),
+            text(":path", &source.path),
+            text(":authority", &source.authority),
+        ];
         headers.extend(source.headers.iter().map(|(name, value)| text(name, value)));
         if !document.etag.is_empty() {
             headers.push(("if-none-match".into(), document.etag));
         }
-        let timeout_ms = u32::try_from(source.timeout_ns / MS).unwrap_or(u32::MAX);
-        let call =
-            Call { cluster: &source.cluster, headers: &headers, body: source.body.as_bytes(), timeout_ms: timeout_ms.max(1) };
+        let timeout_ms = u32::try_from(source.timeout_ms).unwrap_or(u32::MAX);
+        let call = Call {
+            cluster: &source.cluster,
+            headers: &headers,
+            body: source.body.as_bytes(),
+            timeout_ms: timeout_ms.max(1),
+        };
         match host.call(&call) {
             Ok(call) => self.call = Some(call),
             Err(_) => {
@@ -169,7 +172,8 @@ impl Poll {
     #[allow(clippy::too_many_arguments, reason = "what a root context has, in its parts")]
     pub(crate) fn answered(
         &mut self,
-        source: &Source,
+        settings: &Settings,
+        source: &Endpoint,
         shared: &Shared,
         host: &dyn Host,
         metrics: &mut Metrics,
@@ -185,7 +189,7 @@ impl Poll {
         let key = shared.key(&[&place, "/poller"].concat());
         match answer.status() {
             Some(304) => self.good(shared, host, metrics, &key, now_ns, "unchanged"),
-            Some(200) => match self.read(source, answer) {
+            Some(200) => match read(settings, source, answer) {
                 Ok((body, rules)) => {
                     let etag = answer.header("etag").filter(|etag| etag.len() <= 256);
                     let etag = etag.as_deref().unwrap_or(&[]);
@@ -197,7 +201,12 @@ impl Poll {
                     }
                     let document = shared.accept(host, &place, last_version, (etag, &body))?;
                     self.good(shared, host, metrics, &key, now_ns, "applied");
-                    log::info!("circuit-breaker: {} rules, version {}, from {}", rules.len(), document.version, place_of(source));
+                    log::info!(
+                        "circuit-breaker: {} rules, version {}, from {}",
+                        rules.len(),
+                        document.version,
+                        place_of(source)
+                    );
                     return Some((document.version, rules));
                 }
                 Err(problem) => self.failed(shared, host, metrics, &key, "refused", &problem),
@@ -214,16 +223,6 @@ impl Poll {
         None
     }
 
-    fn read(&self, source: &Source, answer: &Answer<'_>) -> Result<(Vec<u8>, Vec<Rule>), String> {
-        if answer.size() > source.max_bytes {
-            return Err(format!("{} bytes from {}, max_bytes is {}", answer.size(), place_of(source), source.max_bytes));
-        }
-        let body = answer.body(source.max_bytes);
-        let body = source.form.payload(&body).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
-        let rules = rules::read_as(&body, mode).map_err(|refusal| format!("from {}, {refusal}", place_of(source)))?;
-        Ok((body, rules))
-    }
-
     fn good(&mut self, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str, now_ns: u64, result: &str) {
         metrics.add(host, &UPDATES, &[shared.plugin(), result], 1);
         if self.said.take().is_some() {
@@ -232,7 +231,15 @@ impl Poll {
         note(host, key, |lease| Lease { good_ns: now_ns, failures: 0, ..lease });
     }
 
-    fn failed(&mut self, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str, result: &str, problem: &str) {
+    fn failed(
+        &mut self,
+        shared: &Shared,
+        host: &dyn Host,
+        metrics: &mut Metrics,
+        key: &str,
+        result: &str,
+        problem: &str,
+    ) {
         metrics.add(host, &UPDATES, &[shared.plugin(), result], 1);
         // Once, and not each time.
         if self.said.as_deref() != Some(problem) {
@@ -243,30 +250,38 @@ impl Poll {
     }
 }
 
+fn read(settings: &Settings, source: &Endpoint, answer: &Answer<'_>) -> Result<(Vec<u8>, Vec<Rule>), String> {
+    if answer.size() > source.max_bytes {
+        return Err(format!("{} bytes from {}, max_bytes is {}", answer.size(), place_of(source), source.max_bytes));
+    }
+    let body = answer.body(source.max_bytes);
+    let wrong = |refusal: Refusal| format!("from {}, {refusal}", place_of(source));
+    let body = config::payload(source.form, &body).map_err(wrong)?;
+    let rules = rules::read_as(&body, settings.mode).map_err(wrong)?;
+    Ok((body.into_owned(), rules))
+}
+
 fn note(host: &dyn Host, key: &str, change: impl Fn(Lease) -> Lease) {
     // Who took the lease over meanwhile asks anew.
     let _ = exchange(host, key, |bytes| Some((change(Lease::decode(bytes?)?).encode(), ())));
 }
 
-fn place_of(source: &Source) -> String {
+fn place_of(source: &Endpoint) -> String {
     [&source.cluster, &*source.path].concat()
 }
 
 /// The interval; after failures twice as long each time, up to sixteen times and an hour.
-fn pause(source: &Source, failures: u64) -> u64 {
+fn pause(source: &Endpoint, failures: u64) -> u64 {
     let times = 1_u64 << failures.saturating_sub(1).min(4);
-    source.interval_ns.saturating_mul(times).min(LONGEST_NS.max(source.interval_ns))
+    source
+        .interval_ms
+        .saturating_mul(MS)
+        .saturating_mul(times)
+        .min(LONGEST_NS.max(source.interval_ms.saturating_mul(MS)))
 }
 
 /// Up to a tenth less, so that proxies that started together do not ask together.
 fn jittered(pause: u64, rng: &mut Rng) -> u64 {
     let tenth = (pause / 10).max(1);
     pause.saturating_sub(rng.next_u64().checked_rem(tenth).unwrap_or(0))
-}
-
-impl Document {
-    /// The rules in it: it was read before it was accepted.
-    pub(crate) fn rules(&self) -> Option<Vec<Rule>> {
-        rules::read(&self.body).ok()
-    }
 }

@@ -3,7 +3,7 @@
 use crate::board::{Board, Probe, State as Phase};
 use crate::breaker::{Breaker, Completion, Verdict};
 use crate::resource;
-use crate::rules::{Mode, Rule, Strategy};
+use crate::rules::{self, Mode, Rule, Strategy};
 use crate::shared::{Shared, Unchanged};
 use crate::source::{Poll, VERSION};
 use crate::window::{Counts, Published, Slot};
@@ -16,49 +16,49 @@ use kit::{Host, Labels, Metric, MetricKind, Metrics, Rng};
 const LABELS: &[&str] = &["resource", "rule"];
 
 /// Where it stands.
-pub static STATE: Metric = Metric {
+pub(crate) static STATE: Metric = Metric {
     kind: MetricKind::Gauge,
     name: "meshfilter_circuit_state",
     help: "State of a breaker: 0 closed, 1 half open, 2 open.",
     labels: LABELS,
 };
 /// How it came there.
-pub static TRANSITIONS: Metric = Metric {
+pub(crate) static TRANSITIONS: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_transitions_total",
     help: "Changes of a breaker's state, by where it came from and went to.",
     labels: &["resource", "rule", "from", "to"],
 };
 /// What it let pass.
-pub static ALLOWED: Metric = Metric {
+pub(crate) static ALLOWED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_allowed_total",
     help: "Requests that a breaker let pass, probes not among them.",
     labels: LABELS,
 };
 /// What it did not.
-pub static REJECTED: Metric = Metric {
+pub(crate) static REJECTED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_rejected_total",
     help: "Requests that a breaker did not let pass: answered, or sent to the fallback.",
     labels: LABELS,
 };
 /// What it would not have let pass.
-pub static DRY_RUN: Metric = Metric {
+pub(crate) static DRY_RUN: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_dry_run_rejected_total",
     help: "Requests that a breaker in dry run let pass and would have rejected.",
     labels: LABELS,
 };
 /// What it tried.
-pub static PROBES: Metric = Metric {
+pub(crate) static PROBES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_probes_total",
     help: "Requests that a breaker let pass to see whether the upstream is well again.",
     labels: LABELS,
 };
 /// What has no breaker.
-pub static UNPROTECTED: Metric = Metric {
+pub(crate) static UNPROTECTED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_unprotected_total",
     help: "Requests to resources beyond max_resources, which have no breakers.",
@@ -78,6 +78,8 @@ pub struct State {
     rules: Vec<Rule>,
     /// Of the rules from the source; 0 where they are the configuration's.
     pub(crate) version: u64,
+    /// Of rules that say none.
+    pub(crate) mode: Mode,
     /// Whose configuration holds: the place of the policy.
     pub(crate) policy: usize,
     /// The name of its source, and whether it has one.
@@ -208,9 +210,10 @@ impl State {
 
     /// The rules of the source, where there are any yet.
     pub(crate) fn read_document(&mut self, host: &dyn Host, metrics: &mut Metrics) -> bool {
+        let mode = self.mode;
         if let Some(source) = &self.source
             && let Some(document) = self.shared.document(host, source)
-            && let Some(rules) = document.rules()
+            && let Ok(rules) = rules::read_as(&document.body, mode)
         {
             self.adopt(host, metrics, rules, document.version);
             return true;
@@ -261,8 +264,8 @@ impl State {
                     let labels = labels_of(host, metrics, name, rule);
                     breakers.push((place, Breaker::new(rule.key(name), rule), labels));
                 }
-                let (name, host, cluster) = (name.into(), host_name.into(), own.map(Into::into));
-                self.resources.push(Resource { name, host, cluster, breakers });
+                let cluster = own.map(Into::into);
+                self.resources.push(Resource { name: name.into(), host: host_name.into(), cluster, breakers });
                 // Others may have opened it long ago.
                 self.shared.look_again();
                 self.follow(host, metrics);
@@ -346,7 +349,9 @@ impl State {
         let mut blocked = None;
         let mut first = None;
         let changed = self.shared.change(host, |board| {
-            (refused.clear(), granted.clear(), turns.clear());
+            refused.clear();
+            granted.clear();
+            turns.clear();
             (blocked, first) = (None, None);
             for at in places(&self.resources, resources) {
                 let Some((rule, breaker)) = find(&self.rules, &self.resources, at) else { continue };
@@ -515,7 +520,13 @@ impl State {
             let to = breaker.word.state;
             metrics.record_to(host, &STATE, *labels, to.number().into());
             metrics.add(host, &TRANSITIONS, &[name, &rule.id, from.name(), to.name()], 1);
-            log::warn!("circuit-breaker: {name}, rule {}: {} to {}: {}", rule.id, from.name(), to.name(), why(rule, breaker, cause));
+            log::warn!(
+                "circuit-breaker: {name}, rule {}: {} to {}: {}",
+                rule.id,
+                from.name(),
+                to.name(),
+                why(rule, breaker, cause)
+            );
         }
         if !turns.is_empty() {
             self.shared.tell(host, metrics);
@@ -556,7 +567,8 @@ impl State {
                 // One of theirs may be the one that was missing.
                 let Some(rule) = self.rules.get(*rule) else { continue };
                 let judged = matches!(rule.mode, Mode::Enforce | Mode::DryRun) && rule.is_active(now_ns);
-                if judged && breaker.others.sum(now_ns).bad > before.bad
+                if judged
+                    && breaker.others.sum(now_ns).bad > before.bad
                     && let Some(counts) = breaker.trips(rule, now_ns)
                 {
                     trips.push(((place, at), counts));
@@ -570,9 +582,7 @@ impl State {
 
     /// New rules of the source, accepted by this worker: all others are to have them.
     pub(crate) fn spread(&mut self, host: &dyn Host, metrics: &mut Metrics, version: u64, rules: Vec<Rule>) {
-        let changed = self.shared.change(host, |board| {
-            (board.version < version).then(|| board.version = version)
-        });
+        let changed = self.shared.change(host, |board| (board.version < version).then(|| board.version = version));
         if changed.is_ok() {
             self.shared.tell(host, metrics);
         }
@@ -590,11 +600,6 @@ impl State {
         let resource = self.resources.get(place)?;
         let (rule, breaker, _) = resource.breakers.get(at)?;
         Some((&resource.name, self.rules.get(*rule)?, breaker))
-    }
-
-    /// The name of a resource.
-    pub(crate) fn name(&self, place: usize) -> &str {
-        self.resources.get(place).map_or("", |resource| &resource.name)
     }
 }
 
