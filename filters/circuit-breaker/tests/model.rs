@@ -349,7 +349,7 @@ fn two_workers() {
 
 #[test]
 fn two_workers_and_two_probes() {
-    check(Workers { probes: 2, sent: 3, trips: 1, ..TWO });
+    check(Workers { probes: 2, sent: 3, trips: 1, deaths: 0, ..TWO });
 }
 
 #[test]
