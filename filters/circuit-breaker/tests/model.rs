@@ -307,6 +307,12 @@ impl Model for Workers {
             Property::always(IN_FLIGHT, |model: &Self, world: &World| {
                 world.in_flight() + world.word().succeeded as usize <= model.probes as usize
             }),
+            Property::always(NOT_TOO_EARLY, |_, world: &World| !world.too_early),
+            Property::always(NOTHING_LOST, |_, world: &World| !world.lost),
+            Property::sometimes("it closes", |_, world: &World| {
+                let word = world.word();
+                word.state == State::Closed && word.since_ns > 0
+            }),
             Property::sometimes("it opens again", |_, world: &World| world.word().openings > 1),
             Property::sometimes("as many are in flight as may be", |model: &Self, world: &World| {
                 world.in_flight() == model.probes as usize
