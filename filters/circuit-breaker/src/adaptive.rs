@@ -220,3 +220,225 @@ fn within(value: f64, least: f64, most: f64) -> f64 {
 fn whole(us: f64) -> u64 {
     us as u64
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test that is wrong shall stop")]
+
+    extern crate std;
+
+    use super::*;
+    use kit::prelude::*;
+    use proptest::prelude::*;
+
+    const MINUTE: u64 = 60_000_000_000;
+    const MS: u64 = 1000;
+    const POLICY: Adaptive = Adaptive { factor: 3.0, floor_us: 20 * MS, ceiling_us: 2000 * MS, quantile: 0.5 };
+
+    /// Minutes, each with so many requests of such times.
+    #[derive(Default)]
+    struct Upstream {
+        baseline: Baseline,
+        now: u64,
+    }
+
+    impl Upstream {
+        fn minutes(&mut self, minutes: u64, times_us: &[u64]) -> &mut Self {
+            for _ in 0..minutes {
+                for (request, us) in (0_u64..).zip(times_us) {
+                    self.baseline.record(&POLICY, self.now + request * 100_000_000, *us, MINUTE);
+                }
+                self.now += MINUTE;
+            }
+            self
+        }
+
+        /// A last one, which is not looked at, but ends what came before.
+        fn baseline_us(&self) -> Option<f64> {
+            let mut baseline = self.baseline.clone();
+            baseline.record(&POLICY, self.now, 0, MINUTE);
+            baseline.baseline_us()
+        }
+
+        fn limit_ms(&self) -> u64 {
+            POLICY.limit_us(self.baseline_us()) / MS
+        }
+    }
+
+    /// Within what the histogram is off by.
+    fn about(us: f64, expected_ms: f64) -> bool {
+        (us / (expected_ms * 1000.0) - 1.0).abs() <= 0.125
+    }
+
+    #[test]
+    fn what_becomes_of_it() {
+        let normal = [100 * MS; 100];
+        // Upstreams by what they do, and the baseline they shall have in the end, in ms.
+        type Life = fn(&mut Upstream) -> &mut Upstream;
+        let lives: [(&str, Life, f64); 12] = [
+            ("steady", |up| up, 100.0),
+            ("a slow hour", |up| up.minutes(60, &[1000 * MS; 100]), 100.0),
+            (
+                "a slow hour, and it is over",
+                |up| up.minutes(60, &[1000 * MS; 100]).minutes(10, &[100 * MS; 100]),
+                100.0,
+            ),
+            (
+                "a quarter of it slow for an hour",
+                |up| {
+                    let mut times = [250 * MS; 100];
+                    times[75..].fill(1000 * MS);
+                    up.minutes(60, &times)
+                },
+                100.0,
+            ),
+            ("slow, but not very: at most 5 % in a minute", |up| up.minutes(5, &[250 * MS; 100]), 127.6),
+            (
+                "and down again by half each minute",
+                |up| up.minutes(5, &[250 * MS; 100]).minutes(3, &[100 * MS; 100]),
+                103.4,
+            ),
+            ("a new normal within the limit: there in 19 minutes", |up| up.minutes(19, &[250 * MS; 100]), 250.0),
+            (
+                "a creep of 2 % in a minute",
+                |up| (0..70).fold(up, |up, minute| up.minutes(1, &[(100_000.0 * 1.02_f64.powi(minute)) as u64; 100])),
+                392.0,
+            ),
+            (
+                "a creep of 10 % in a minute: followed by 5 until it is over the limit",
+                |up| (0..60).fold(up, |up, minute| up.minutes(1, &[(100_000.0 * 1.1_f64.powi(minute)) as u64; 100])),
+                290.0,
+            ),
+            ("a drop", |up| up.minutes(1, &[20 * MS; 100]), 60.0),
+            ("a drop, after 4 minutes", |up| up.minutes(4, &[20 * MS; 100]), 25.0),
+            ("few requests are waited for", |up| up.minutes(3, &[20 * MS; 5]), 100.0),
+        ];
+        for (what, life, expected) in lives {
+            let mut upstream = Upstream::default();
+            let baseline = life(upstream.minutes(10, &normal)).baseline_us().unwrap();
+            assert!(about(baseline, expected), "{what}: {baseline} us");
+        }
+    }
+
+    #[test]
+    fn few_requests_make_a_baseline_in_time() {
+        let mut upstream = Upstream::default();
+        assert_eq!(upstream.minutes(3, &[50 * MS; 5]).baseline_us(), None);
+        assert_eq!(upstream.limit_ms(), 2000, "the ceiling");
+        assert!(about(upstream.minutes(1, &[50 * MS; 5]).baseline_us().unwrap(), 50.0));
+    }
+
+    #[test]
+    fn the_limit_is_between_floor_and_ceiling() {
+        for (ms, least, most) in [(1, 20, 20), (100, 262, 338), (900, 2000, 2000)] {
+            let limit = Upstream::default().minutes(1, &[ms * MS; 30]).limit_ms();
+            assert!((least..=most).contains(&limit), "{ms}: {limit}");
+        }
+        let crossed = Adaptive { floor_us: 500, ceiling_us: 100, ..POLICY };
+        assert_eq!(Baseline::default().limit_us(&crossed), 100);
+    }
+
+    #[test]
+    fn a_new_normal_beyond_the_limit_waits_for_the_operator() {
+        let mut upstream = Upstream::default();
+        upstream.minutes(5, &[100 * MS; 100]).minutes(1000, &[500 * MS; 100]);
+        assert!(about(upstream.baseline.baseline_us().unwrap(), 100.0));
+        assert_eq!(upstream.baseline.refused(), 999);
+        let raised = Adaptive { floor_us: 600 * MS, ..POLICY };
+        assert_eq!(upstream.baseline.limit_us(&raised), 600 * MS, "at once");
+        for _ in 0..40 {
+            for request in 0..100 {
+                upstream.baseline.record(&raised, upstream.now + request, 500 * MS, MINUTE);
+            }
+            upstream.now += MINUTE;
+        }
+        assert!(about(upstream.baseline.baseline_us().unwrap(), 500.0));
+        assert_eq!(upstream.baseline.refused(), 0);
+    }
+
+    #[test]
+    fn an_opening_throws_the_interval_away_and_not_the_baseline() {
+        let mut upstream = Upstream::default();
+        upstream.minutes(5, &[100 * MS; 100]).minutes(1, &[10 * MS; 100]);
+        let before = upstream.baseline.baseline_us();
+        upstream.baseline.reset_window();
+        assert_eq!(upstream.baseline_us(), before);
+        assert!(upstream.baseline.baseline_us().is_some());
+    }
+
+    #[test]
+    fn a_slow_first_interval_is_no_baseline() {
+        let mut upstream = Upstream::default();
+        upstream.minutes(5, &[3000 * MS; 100]);
+        assert_eq!((upstream.baseline_us(), upstream.limit_ms()), (None, 2000));
+    }
+
+    #[test]
+    fn a_clock_put_back_delays_and_no_more() {
+        let mut upstream = Upstream { now: 100 * MINUTE, ..Upstream::default() };
+        upstream.minutes(2, &[100 * MS; 100]);
+        upstream.now = 0;
+        assert!(about(upstream.minutes(3, &[100 * MS; 100]).baseline_us().unwrap(), 100.0));
+    }
+
+    #[test]
+    fn buckets_are_where_their_times_are() {
+        let all: Vec<_> = bounds().take(BUCKETS).collect();
+        assert_eq!((all[0], all[1], all[8], all[9]), ((0.0, 64.0), (64.0, 8.0), (120.0, 8.0), (128.0, 16.0)));
+        assert_eq!(all[BUCKETS - 1].0 + all[BUCKETS - 1].1, 134_217_728.0);
+        for (place, (low, width)) in all.iter().enumerate() {
+            for us in [*low, low + width - 1.0] {
+                let mut histogram = Histogram::default();
+                histogram.add(us as u64);
+                assert_eq!(histogram.counts.iter().position(|count| *count > 0), Some(place), "{us}");
+            }
+        }
+    }
+
+    fn odd() -> impl Strategy<Value = f64> {
+        prop_oneof![any::<f64>(), Just(f64::NAN), Just(f64::INFINITY), Just(0.0), 0.0..100.0]
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_is_lost(
+            factor in odd(), quantile in odd(), floor_us in any::<u64>(), ceiling_us in any::<u64>(), interval in any::<u64>(),
+            times in prop::collection::vec((any::<u64>(), any::<u64>()), 0..300),
+        ) {
+            let policy = Adaptive { factor, floor_us, ceiling_us, quantile };
+            let mut baseline = Baseline::default();
+            for (now, rt) in times {
+                baseline.record(&policy, now, rt, interval % 1000);
+                prop_assert!(baseline.baseline_us().is_none_or(|us| (0.0..=134_217_728.0).contains(&us)));
+                let limit = baseline.limit_us(&policy);
+                prop_assert!(limit <= ceiling_us && limit >= floor_us.min(ceiling_us));
+            }
+        }
+
+        #[test]
+        fn a_quantile_is_off_by_an_eighth(mut times in prop::collection::vec(64_u64..134_217_728, 1..300), share in 0.5..0.99) {
+            let mut histogram = Histogram::default();
+            times.iter().for_each(|us| histogram.add(*us));
+            times.sort_unstable();
+            let rank = f64::ceil(share * times.len() as f64) as usize;
+            let (found, exact) = (histogram.quantile(share), times[rank.max(1) - 1] as f64);
+            prop_assert!((found / exact - 1.0).abs() <= 0.125, "{found} {exact}");
+        }
+
+        #[test]
+        fn no_interval_leads_up_by_more(intervals in prop::collection::vec((1_u64..3000, 20_usize..50), 1..60)) {
+            let mut upstream = Upstream::default();
+            for (ms, requests) in intervals {
+                let before = upstream.baseline_us();
+                let limit = upstream.limit_ms();
+                upstream.minutes(1, &vec![ms * MS; requests]);
+                let after = upstream.baseline_us();
+                if let (Some(before), Some(after)) = (before, after) {
+                    prop_assert!(after <= before * 1.0500001);
+                    prop_assert!(ms <= limit || after == before, "slow, and believed");
+                    prop_assert!(after >= before.min(ms as f64 * 1000.0) * 0.5);
+                }
+            }
+        }
+    }
+}

@@ -249,7 +249,7 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::arithmetic_side_effects, reason = "a test that is wrong shall stop")]
+    #![allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test that is wrong shall stop")]
 
     use super::*;
     use proptest::prelude::*;
