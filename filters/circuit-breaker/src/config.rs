@@ -665,7 +665,8 @@ mod tests {
             ),
             (r#"{"errors": {"status": ["x"]}}"#, "at `errors.status[0]`: is no status, give"),
             (r#"{"errors": {"status": ["xx"]}}"#, "at `errors.status[0]`: is no status, give"),
-            (r#"{"errors": {"status": ["+50"]}}"#, "at `errors.status[0]`: is no status, give"),
+            (r#"{"errors": {"status": ["+500"]}}"#, "at `errors.status[0]`: is no status, give"),
+            (r#"{"errors": {"status": ["+5xx"]}}"#, "at `errors.status[0]`: is no status, give"),
             (r#"{"errors": {"status": [1000]}}"#, "at `errors.status[0]`: is no status, give"),
             (
                 r#"{"errors": {"grpc": ["OK"]}}"#,

@@ -20,13 +20,15 @@ mod wire;
 
 use breaker::{Breaker, Completion};
 use config::{Config, Properties, Settings, Treat};
+use core::cell::Cell;
+use kit::alloc::rc::Rc;
 use kit::prelude::*;
 use kit::{Answer, Body, Context, Filter, Flow, Headers, Map, Metric, Pass, Phases, Refusal, Reply, RootContext};
 use outcome::Outcome;
 use resource::Kind;
 use rules::{Mode, Reject, Rule};
 pub use state::State;
-use state::{At, Class, Permit};
+use state::{Class, Permit, Places, Tick};
 
 /// The filter.
 #[derive(Debug)]
@@ -34,6 +36,10 @@ pub struct CircuitBreaker {
     settings: Settings,
     /// Whether more than one header is looked at: then all of them come at once.
     reads_all: bool,
+    /// Lives as long as this configuration does.
+    owner: Rc<()>,
+    /// What its requests meet, in the state.
+    table: Cell<usize>,
 }
 
 /// What is kept of a request.
@@ -59,29 +65,6 @@ pub struct Stream {
     stream: bool,
 }
 
-/// The resources of a request; hardly ever more than four, and then the rest is not looked at.
-#[derive(Clone, Copy, Debug, Default)]
-struct Places {
-    all: [usize; 4],
-    count: usize,
-}
-
-impl Places {
-    fn push(&mut self, place: usize) {
-        if self.get().contains(&place) {
-            return;
-        }
-        if let Some(free) = self.all.get_mut(self.count) {
-            *free = place;
-            self.count = self.count.saturating_add(1);
-        }
-    }
-
-    fn get(&self) -> &[usize] {
-        self.all.get(..self.count).unwrap_or(&[])
-    }
-}
-
 impl Filter for CircuitBreaker {
     const NAME: &'static str = "circuit-breaker";
     const PHASES: Phases = Phases::REQUEST_HEADERS
@@ -105,7 +88,7 @@ impl Filter for CircuitBreaker {
         });
         let looks = kinds.sum::<usize>().saturating_add(usize::from(!settings.streams.is_empty()));
         let reads_all = looks > 1;
-        Ok(Self { settings, reads_all })
+        Ok(Self { settings, reads_all, owner: Rc::new(()), table: Cell::new(usize::MAX) })
     }
 
     fn max_series(&self) -> Option<usize> {
@@ -129,7 +112,13 @@ impl Filter for CircuitBreaker {
     }
 
     fn configured(&self, cx: &mut RootContext<'_, Self>) {
-        self.take_office(cx);
+        if cx.state.shared.id() == 0 {
+            let plugin = cx.host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
+            cx.state.shared = shared::Shared::new(&String::from_utf8_lossy(&plugin), cx.rng.next_u64());
+        }
+        let source = self.settings.source.as_ref().map(source::name);
+        let of = (source, self.settings.mode);
+        self.table.set(cx.state.install(cx.host, cx.metrics, &self.owner, of, &self.settings.rules));
     }
 
     fn tick_ms(&self) -> u32 {
@@ -137,32 +126,22 @@ impl Filter for CircuitBreaker {
     }
 
     fn tick(&self, cx: &mut RootContext<'_, Self>) {
-        if cx.state.policy != self.place() {
-            self.take_office(cx);
-        }
         let now_ns = cx.host.now_ns();
-        cx.state.exchange(cx.host, cx.metrics, now_ns);
-        if let Some(source) = &self.settings.source {
-            let State { poll, shared, .. } = &mut *cx.state;
-            poll.tick(source, shared, cx.host, cx.metrics, cx.rng, now_ns);
-        }
+        let tick_ns = self.settings.tick_ms.saturating_mul(1_000_000);
+        let mut tick = Tick { host: cx.host, metrics: &mut *cx.metrics, rng: &mut *cx.rng, now_ns };
+        cx.state.tick(&mut tick, self.settings.source.as_ref(), tick_ns);
     }
 
     fn answered(&self, cx: &mut RootContext<'_, Self>, call: u32, answer: &Answer<'_>) {
-        let Some(source) = &self.settings.source else { return };
         let now_ns = cx.host.now_ns();
-        let last = cx.state.last_version();
-        let State { poll, shared, .. } = &mut *cx.state;
-        let answer = poll.answered(&self.settings, source, shared, cx.host, cx.metrics, (call, answer), last, now_ns);
-        if let Some((version, rules)) = answer {
-            cx.state.spread(cx.host, cx.metrics, version, rules);
-        }
+        let mut tick = Tick { host: cx.host, metrics: &mut *cx.metrics, rng: &mut *cx.rng, now_ns };
+        cx.state.answered(&mut tick, &self.settings, call, answer);
     }
 
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         cx.state.follow(cx.host, cx.metrics);
         // Whoever the client is, where its request goes is not its to say.
-        if cx.state.has_fallback() {
+        if cx.state.has_fallback(self.table.get()) {
             let stated = headers.look(&self.settings.fallback_header, |value| value.is_some());
             if stated {
                 headers.remove(&self.settings.fallback_header);
@@ -172,7 +151,7 @@ impl Filter for CircuitBreaker {
             headers.read();
         }
         let resources = self.resources(cx, headers);
-        if resources.get().is_empty() {
+        if resources.is_empty() {
             return Flow::Continue;
         }
         let now_ns = cx.host.now_ns();
@@ -180,7 +159,7 @@ impl Filter for CircuitBreaker {
         cx.stream.resources = resources;
         cx.stream.stream = self.streams(headers);
         let class = self.class(headers);
-        let decision = cx.state.decide(cx.host, cx.metrics, cx.rng, resources.get(), class, now_ns);
+        let decision = cx.state.decide(cx.host, cx.metrics, cx.rng, &resources, class, now_ns);
         cx.stream.permits = decision.permits;
         if let Some(at) = decision.blocked {
             return self.reject(cx, headers, at, now_ns);
@@ -194,7 +173,7 @@ impl Filter for CircuitBreaker {
         } else {
             return Flow::Continue;
         };
-        let at = decision.dry_run.or_else(|| resources.get().first().map(|place| (*place, 0)));
+        let at = decision.dry_run.or_else(|| cx.state.first(&resources));
         self.publish(cx, word, at);
         Flow::Continue
     }
@@ -260,7 +239,7 @@ impl Filter for CircuitBreaker {
             || grpc_status.is_some_and(|status| self.settings.failures.has_grpc(status));
         let whole = end_ns != 0;
         let now_ns = if whole { end_ns } else { cx.host.now_ns() };
-        let slow = |until_ns: u64| cx.state.is_slow(cx.stream.resources.get(), us(start_ns, until_ns));
+        let slow = |until_ns: u64| cx.state.is_slow(&cx.stream.resources, us(start_ns, until_ns));
         // A stream is judged by its first byte. Whether it is one is asked only where that matters: a call of gRPC by its
         // first message, which of one with a single message is the end.
         let judged_ns = if grpc_status.is_some() && first_ns != 0 {
@@ -283,42 +262,23 @@ impl Filter for CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    fn place(&self) -> usize {
-        core::ptr::from_ref(self).addr()
-    }
-
-    /// From now on this configuration holds.
-    fn take_office(&self, cx: &mut RootContext<'_, Self>) {
-        if cx.state.shared.id() == 0 {
-            let plugin = cx.host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
-            cx.state.shared = shared::Shared::new(&String::from_utf8_lossy(&plugin), cx.rng.next_u64());
-        }
-        cx.state.policy = self.place();
-        cx.state.mode = self.settings.mode;
-        cx.state.source = self.settings.source.as_ref().map(source::name);
-        // What the source once said holds until it says something else.
-        if !cx.state.read_document(cx.host, cx.metrics) {
-            cx.state.adopt(cx.host, cx.metrics, self.settings.rules.clone(), 0);
-        }
-        cx.state.follow(cx.host, cx.metrics);
-    }
-
     fn resources(&self, cx: &mut Context<'_, Self>, headers: &Headers<'_>) -> Places {
         let max = self.settings.max_resources;
         let (host, metrics, state) = (cx.host, &mut *cx.metrics, &mut *cx.state);
-        let mut places = Places::default();
+        let table = self.table.get();
+        let mut places = Places::of(table);
         for kind in &self.settings.resources {
             let mut named = |from: Option<&[u8]>, method: &[u8]| {
                 let from = from?;
                 let cluster = (*kind == Kind::Cluster).then_some(from);
                 // The names of clusters are known as they are.
-                if let Some(known) = cluster.and_then(|cluster| state.known(cluster)) {
+                if let Some(known) = cluster.and_then(|cluster| state.known(table, cluster)) {
                     return known;
                 }
                 let name = kind.name(from, method)?;
-                match state.known(name.as_bytes()) {
+                match state.known(table, name.as_bytes()) {
                     Some(known) if cluster.is_none() => known,
-                    _ => state.new_resource(host, metrics, &name, cluster, max),
+                    _ => state.new_resource(host, metrics, (table, max), &name, cluster),
                 }
             };
             let place = match kind {
@@ -360,7 +320,7 @@ impl CircuitBreaker {
 
     /// What becomes of a request that may not pass.
     #[cold]
-    fn reject(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>, at: At, now_ns: u64) -> Flow {
+    fn reject(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>, at: usize, now_ns: u64) -> Flow {
         // It goes elsewhere, or nowhere: what becomes of it says nothing about this upstream.
         cx.stream.start_ns = 0;
         let Some((_, rule, breaker)) = cx.state.named(at) else { return Flow::Continue };
@@ -389,7 +349,7 @@ impl CircuitBreaker {
     }
 
     /// Leaves for access logs what was decided.
-    fn publish(&self, cx: &mut Context<'_, Self>, decision: &str, at: Option<At>) {
+    fn publish(&self, cx: &mut Context<'_, Self>, decision: &str, at: Option<usize>) {
         let _ = cx.host.set_filter_state("circuit.decision", decision.as_bytes());
         let Some(at) = at else { return };
         if let Some((resource, rule, breaker)) = cx.state.named(at) {
@@ -397,7 +357,9 @@ impl CircuitBreaker {
             let _ = cx.host.set_filter_state("circuit.rule", rule.id.as_bytes());
             let _ = cx.host.set_filter_state("circuit.state", stands(rule, breaker).name().as_bytes());
             let mut version = itoa::Buffer::new();
-            let _ = cx.host.set_filter_state("circuit.version", version.format(cx.state.version).as_bytes());
+            let _ = cx
+                .host
+                .set_filter_state("circuit.version", version.format(cx.state.version(self.table.get())).as_bytes());
         }
     }
 
@@ -415,7 +377,7 @@ impl CircuitBreaker {
         let rt_us = us(start_ns, judged_ns);
         let done = Completion { begun_ns: start_ns, now_ns, rt_us, error: outcome == Outcome::Error };
         let done = (outcome != Outcome::Nothing).then_some(&done);
-        cx.state.complete(cx.host, cx.metrics, resources.get(), &permits, done);
+        cx.state.complete(cx.host, cx.metrics, &resources, &permits, done);
     }
 }
 

@@ -310,6 +310,7 @@ mod tests {
             ("pay", "pay.shop.example.com", None, false),
             ("pay", "pay.svc.cluster.local", None, false),
             ("pay", "pay..svc.cluster.local", None, false),
+            (".shop", ".shop.svc.cluster.local", None, false),
             ("route:pay", "route:pay.shop.svc.cluster.local", None, false),
             ("/pay", "/pay.shop.svc.x", None, false),
             ("*", kube, None, false),

@@ -347,6 +347,12 @@ pub struct Item {
     pub gmtCreate: Option<Anything>,
     /// Of Sentinel's dashboard, not looked at.
     pub gmtModified: Option<Anything>,
+    /// Of Sentinel before 1.8, where it was state, not looked at.
+    pub passCount: Option<Anything>,
+    /// Of Sentinel before 1.8, where it was state, not looked at.
+    pub cut: Option<Anything>,
+    /// Of Sentinel before 1.8, not looked at, as in later ones.
+    pub rtSlowRequestAmount: Option<Anything>,
 }
 
 kit::fields!(Item {
@@ -383,6 +389,9 @@ kit::fields!(Item {
     port,
     gmtCreate,
     gmtModified,
+    passCount,
+    cut,
+    rtSlowRequestAmount,
 });
 
 enum Form {
@@ -469,6 +478,9 @@ impl Item {
             ("port", self.port.is_some()),
             ("gmtCreate", self.gmtCreate.is_some()),
             ("gmtModified", self.gmtModified.is_some()),
+            ("passCount", self.passCount.is_some()),
+            ("cut", self.cut.is_some()),
+            ("rtSlowRequestAmount", self.rtSlowRequestAmount.is_some()),
         ]);
         let sentinel = first(&[
             ("minRequestAmount", self.minRequestAmount.is_some()),
@@ -1104,6 +1116,8 @@ mod tests {
         assert_eq!(plain.reject, Some(Reject::default()));
         assert_eq!((plain.id.as_str(), plain.buckets, plain.min_requests, plain.probes), ("5", 10, 10, 1));
         assert_eq!((plain.interval_ns, plain.retry_ns), (60_000_000_000, 60_000_000_000));
+        let short = one(r#"[{"resource": "a", "strategy": "error_ratio", "threshold": 1, "retry_timeout": "5s"}]"#);
+        assert_eq!(short.probe_timeout_ns, 5_000_000_000);
     }
 
     #[test]
@@ -1118,6 +1132,10 @@ mod tests {
         assert_eq!(rule.strategy, Strategy::SlowRatio { limit: Limit::Fixed { us: 20_000 }, threshold: 1.0 });
         assert_eq!((rule.min_requests, rule.interval_ns, rule.buckets), (5, 1_000_000_000, 10));
         assert_eq!((rule.retry_ns, rule.probe_timeout_ns, rule.probes), (10_000_000_000, 10_000_000_000, 1));
+        // What was written by older ones is read as the newer ones read it.
+        let old =
+            r#"[{"resource": "a", "count": 20, "timeWindow": 10, "passCount": 3, "cut": 1, "rtSlowRequestAmount": 5}]"#;
+        assert_eq!(one(old), rule);
         // Its maximum response time is rounded to whole milliseconds there too.
         for (count, us) in [("20.4", 20_000), ("20.5", 21_000), ("20.6", 21_000), ("2e1", 20_000)] {
             let rule = one(&std::format!(r#"[{{"resource": "a", "count": {count}, "timeWindow": 10}}]"#));
@@ -1337,6 +1355,10 @@ mod tests {
                 "at `rules[0].reject.headers.connection`: is a header that the proxy itself lives by",
             ),
             (
+                own(r#""threshold": 1, "reject": {"headers": {"x-a": " b"}}"#),
+                "at `rules[0].reject.headers.x-a`: is no header value, give up to 1024 bytes in one line",
+            ),
+            (
                 own(r#""threshold": 1, "reject": {"headers": {"x-a": "a\r\nb: c"}}"#),
                 "at `rules[0].reject.headers.x-a`: is no header value, give up to 1024 bytes in one line",
             ),
@@ -1494,6 +1516,30 @@ mod tests {
     }
 
     #[test]
+    fn rules_that_differ_in_one_field_are_two() {
+        let base = r#""resource": "a", "strategy": "slow_ratio", "threshold": 0.5"#;
+        let first = std::format!(r#"{{{base}, "max_allowed_rt": "1s"}}"#);
+        for more in [
+            r#""max_allowed_rt": "2s""#,
+            r#""max_allowed_rt": "1s", "min_requests": 11"#,
+            r#""max_allowed_rt": "1s", "interval": "61s""#,
+            r#""max_allowed_rt": "1s", "buckets": 11"#,
+            r#""max_allowed_rt": "1s", "retry_timeout": "61s", "probe_timeout": "60s""#,
+            r#""max_allowed_rt": "1s", "probes": 2"#,
+            r#""max_allowed_rt": "1s", "probe_timeout": "61s""#,
+            r#""max_allowed_rt": "1s", "mode": "dry_run""#,
+            r#""max_allowed_rt": "1s", "active_from": "2026-01-01T00:00:00Z""#,
+            r#""max_allowed_rt": "1s", "active_until": "2026-01-01T00:00:00Z""#,
+            r#""max_allowed_rt": "1s", "fallback": "f""#,
+            r#""max_allowed_rt": "1s", "reject": {}"#,
+        ] {
+            let rules = read(std::format!("[{first}, {{{base}, {more}}}, {first}]").as_bytes()).unwrap();
+            let ids: Vec<&str> = rules.iter().map(|rule| rule.id.as_str()).collect();
+            assert_eq!(ids, ["a/slow_ratio", "a/slow_ratio#2"], "{more}");
+        }
+    }
+
+    #[test]
     fn a_full_set_is_read() {
         let item = |n: usize| std::format!(r#"{{"resource": "a", "grade": 2, "count": {n}, "timeWindow": 1}}"#);
         let document = std::format!("[{}]", (0..MOST_RULES).map(item).collect::<Vec<_>>().join(","));
@@ -1515,6 +1561,8 @@ mod tests {
             // The very number: 0.3 and 3 of 10 are the same.
             (rule("error_ratio", 0.3, 1), 10, 3, true),
             (rule("error_ratio", 0.7, 1), 10, 7, true),
+            // 100 times 0.07 is more than 7.
+            (rule("error_ratio", 0.07, 1), 100, 7, true),
             (rule("error_ratio", 0.1, 1), 1_000_000, 100_000, true),
             (rule("error_ratio", 0.1, 1), 1_000_000, 99_999, false),
             (rule("error_ratio", 1.0, 1), 10, 9, false),

@@ -6,8 +6,9 @@
 use crate::config::{self, Endpoint, Settings};
 use crate::rules::{self, Rule};
 use crate::shared::{Shared, exchange};
+use crate::state::Tick;
 use kit::prelude::*;
-use kit::{Answer, Call, Host, Metric, MetricKind, Metrics, Refusal, Rng};
+use kit::{Answer, Call, Host, Metric, MetricKind, Refusal, Rng};
 
 /// Answers of the source.
 pub(crate) static UPDATES: Metric = Metric {
@@ -83,23 +84,16 @@ pub(crate) fn name(source: &Endpoint) -> String {
 
 impl Poll {
     /// Asks, if it is time and this worker's turn.
-    pub(crate) fn tick(
-        &mut self,
-        source: &Endpoint,
-        shared: &Shared,
-        host: &dyn Host,
-        metrics: &mut Metrics,
-        rng: &mut Rng,
-        now_ns: u64,
-    ) {
+    pub(crate) fn tick(&mut self, source: &Endpoint, shared: &Shared, cx: &mut Tick<'_>) {
+        let (host, now_ns) = (cx.host, cx.now_ns);
         let key = shared.key(&[&name(source), "/poller"].concat());
         let lease = || host.shared_data(&key).ok().and_then(|(bytes, _)| Lease::decode(&bytes)).unwrap_or_default();
         if self.asks {
             let lease = lease();
             self.asks = lease.id == shared.id();
             if self.asks && lease.good_ns > 0 {
-                let labels = metrics.labels(&[shared.plugin()]);
-                metrics.record_to(host, &AGE, labels, now_ns.saturating_sub(lease.good_ns) / 1_000_000_000);
+                let age = now_ns.saturating_sub(lease.good_ns) / 1_000_000_000;
+                cx.metrics.record(host, &AGE, &[shared.plugin()], age);
             }
         }
         // A clock that was put back is not waited for.
@@ -113,7 +107,7 @@ impl Poll {
         let taken = exchange(host, &key, |bytes| {
             let old = bytes.and_then(Lease::decode).unwrap_or_default();
             let others = old.id != id && now_ns < old.until_ns && old.until_ns.saturating_sub(now_ns) <= longest;
-            let pause = jittered(pause(source, old.failures), rng);
+            let pause = jittered(pause(source, old.failures), cx.rng);
             let new = Lease {
                 id,
                 until_ns: now_ns
@@ -130,7 +124,7 @@ impl Poll {
             Ok(Ok(pause)) => {
                 self.asks = true;
                 self.due_ns = now_ns.saturating_add(pause);
-                self.ask(source, shared, host, metrics, &key);
+                self.ask(source, shared, cx, &key);
             }
             Ok(Err(until_ns)) => {
                 self.asks = false;
@@ -140,8 +134,8 @@ impl Poll {
         }
     }
 
-    fn ask(&mut self, source: &Endpoint, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str) {
-        let document = shared.document(host, &name(source)).unwrap_or_default();
+    fn ask(&mut self, source: &Endpoint, shared: &Shared, cx: &mut Tick<'_>, key: &str) {
+        let document = shared.document(cx.host, &name(source)).unwrap_or_default();
         let text = |name: &str, value: &str| (String::from(name), value.as_bytes().to_vec());
         let mut headers = vec![
             text(":method", source.method.name()),
@@ -159,28 +153,25 @@ impl Poll {
             body: source.body.as_bytes(),
             timeout_ms: timeout_ms.max(1),
         };
-        match host.call(&call) {
+        match cx.host.call(&call) {
             Ok(call) => self.call = Some(call),
             Err(_) => {
                 let problem = format!("there is no cluster `{}`", source.cluster);
-                self.failed(shared, host, metrics, key, "unreachable", &problem);
+                self.failed(shared, cx, key, "unreachable", &problem);
             }
         }
     }
 
-    /// The rules that an answer brings, if they are others than those that hold.
-    #[allow(clippy::too_many_arguments, reason = "what a root context has, in its parts")]
+    /// The version of the rules that an answer brings, or confirms.
     pub(crate) fn answered(
         &mut self,
         settings: &Settings,
         source: &Endpoint,
         shared: &Shared,
-        host: &dyn Host,
-        metrics: &mut Metrics,
+        cx: &mut Tick<'_>,
         (call, answer): (u32, &Answer<'_>),
         last_version: u64,
-        now_ns: u64,
-    ) -> Option<(u64, Vec<Rule>)> {
+    ) -> Option<u64> {
         if self.call != Some(call) {
             return None;
         }
@@ -188,65 +179,57 @@ impl Poll {
         let place = name(source);
         let key = shared.key(&[&place, "/poller"].concat());
         match answer.status() {
-            Some(304) => self.good(shared, host, metrics, &key, now_ns, "unchanged"),
+            Some(304) => self.good(shared, cx, &key, "unchanged"),
             Some(200) => match read(settings, source, answer) {
                 Ok((body, rules)) => {
                     let etag = answer.header("etag").filter(|etag| etag.len() <= 256);
                     let etag = etag.as_deref().unwrap_or(&[]);
-                    let last = shared.document(host, &place);
+                    let last = shared.document(cx.host, &place);
                     if let Some(last) = last.filter(|last| last.body == body && last.etag == etag) {
-                        self.good(shared, host, metrics, &key, now_ns, "unchanged");
+                        self.good(shared, cx, &key, "unchanged");
                         // Another worker may have accepted it, and told nobody any more.
-                        return Some((last.version, rules));
+                        return Some(last.version);
                     }
-                    let document = shared.accept(host, &place, last_version, (etag, &body))?;
-                    self.good(shared, host, metrics, &key, now_ns, "applied");
+                    let document = shared.accept(cx.host, &place, last_version, (etag, &body))?;
+                    self.good(shared, cx, &key, "applied");
                     log::info!(
                         "circuit-breaker: {} rules, version {}, from {}",
                         rules.len(),
                         document.version,
                         place_of(source)
                     );
-                    return Some((document.version, rules));
+                    return Some(document.version);
                 }
-                Err(problem) => self.failed(shared, host, metrics, &key, "refused", &problem),
+                Err(problem) => self.failed(shared, cx, &key, "refused", &problem),
             },
             Some(status) => {
                 let problem = format!("{} says {status}", place_of(source));
-                self.failed(shared, host, metrics, &key, "unreachable", &problem);
+                self.failed(shared, cx, &key, "unreachable", &problem);
             }
             None => {
                 let problem = format!("{} gives no answer", place_of(source));
-                self.failed(shared, host, metrics, &key, "unreachable", &problem);
+                self.failed(shared, cx, &key, "unreachable", &problem);
             }
         }
         None
     }
 
-    fn good(&mut self, shared: &Shared, host: &dyn Host, metrics: &mut Metrics, key: &str, now_ns: u64, result: &str) {
-        metrics.add(host, &UPDATES, &[shared.plugin(), result], 1);
+    fn good(&mut self, shared: &Shared, cx: &mut Tick<'_>, key: &str, result: &str) {
+        cx.metrics.add(cx.host, &UPDATES, &[shared.plugin(), result], 1);
         if self.said.take().is_some() {
             log::info!("circuit-breaker: the source of rules answers again");
         }
-        note(host, key, |lease| Lease { good_ns: now_ns, failures: 0, ..lease });
+        note(cx.host, key, |lease| Lease { good_ns: cx.now_ns, failures: 0, ..lease });
     }
 
-    fn failed(
-        &mut self,
-        shared: &Shared,
-        host: &dyn Host,
-        metrics: &mut Metrics,
-        key: &str,
-        result: &str,
-        problem: &str,
-    ) {
-        metrics.add(host, &UPDATES, &[shared.plugin(), result], 1);
+    fn failed(&mut self, shared: &Shared, cx: &mut Tick<'_>, key: &str, result: &str, problem: &str) {
+        cx.metrics.add(cx.host, &UPDATES, &[shared.plugin(), result], 1);
         // Once, and not each time.
         if self.said.as_deref() != Some(problem) {
             log::warn!("circuit-breaker: the rules stay as they are: {problem}");
             self.said = Some(problem.into());
         }
-        note(host, key, |lease| Lease { failures: lease.failures.saturating_add(1), ..lease });
+        note(cx.host, key, |lease| Lease { failures: lease.failures.saturating_add(1), ..lease });
     }
 }
 

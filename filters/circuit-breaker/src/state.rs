@@ -2,15 +2,18 @@
 
 use crate::board::{Board, Probe, State as Phase};
 use crate::breaker::{Breaker, Completion, Verdict};
+use crate::config::{Endpoint, Settings};
 use crate::resource;
 use crate::rules::{self, Mode, Rule, Strategy};
 use crate::shared::{Shared, Unchanged};
-use crate::source::{Poll, VERSION};
+use crate::source::{self, Poll, VERSION};
 use crate::window::{Counts, Published, Slot};
 use core::hash::{BuildHasherDefault, Hasher};
 use hashbrown::HashMap;
+use kit::alloc::collections::BTreeMap;
+use kit::alloc::rc::{Rc, Weak};
 use kit::prelude::*;
-use kit::{Host, Labels, Metric, MetricKind, Metrics, Rng};
+use kit::{Answer, Host, Labels, Metric, MetricKind, Metrics, Rng};
 
 /// Of a breaker.
 const LABELS: &[&str] = &["resource", "rule"];
@@ -70,29 +73,55 @@ const FORGET_NS: u64 = 3_600_000_000_000;
 /// How often a worker says that it is there, if it has counted anything.
 const HEARTBEAT_NS: u64 = 1_000_000_000;
 
-/// What traffic did to a plugin on one worker.
+/// What traffic did to a plugin on one worker, under all the configurations that it has.
 #[derive(Default)]
 pub struct State {
     pub(crate) shared: Shared,
-    pub(crate) poll: Poll,
-    rules: Vec<Rule>,
-    /// Of the rules from the source; 0 where they are the configuration's.
-    pub(crate) version: u64,
-    /// Of rules that say none.
-    pub(crate) mode: Mode,
-    /// Whose configuration holds: the place of the policy.
-    pub(crate) policy: usize,
-    /// The name of its source, and whether it has one.
-    pub(crate) source: Option<String>,
-    /// Whether any of them has one.
-    fallback: bool,
-    resources: Vec<Resource>,
-    names: HashMap<Box<[u8]>, usize, BuildHasherDefault<NameHasher>>,
+    /// By the names of their sources.
+    polls: BTreeMap<String, Poll>,
+    /// Free places are none, and are taken again.
+    breakers: Vec<Option<Entry>>,
+    /// By the configurations that have them; the place of one that is gone is none, and is taken again.
+    tables: Vec<Option<Table>>,
+    /// Of the board's versions, the last one that was followed.
+    handled: u64,
+    exchanged_ns: u64,
     published_ns: u64,
     /// Whether anything was counted that the others do not know yet.
     counted: bool,
-    /// Of the board's versions, the last one that was followed.
-    handled: u64,
+}
+
+/// One breaker, under the rule that was taken over last.
+struct Entry {
+    resource: String,
+    rule: Rule,
+    breaker: Breaker,
+    labels: Labels,
+}
+
+impl Entry {
+    /// The mode that it is in, and whether it acts by its state.
+    fn judges(&self, now_ns: u64) -> bool {
+        matches!(self.rule.mode, Mode::Enforce | Mode::DryRun) && self.rule.is_active(now_ns)
+    }
+}
+
+/// Which breakers the requests under one configuration meet.
+struct Table {
+    /// Gone when the configuration is.
+    owner: Weak<()>,
+    /// The name of its source, if it has one.
+    source: Option<String>,
+    /// Of rules that say none.
+    mode: Mode,
+    rules: Vec<Rule>,
+    /// Of the rules from the source; 0 where they are the configuration's.
+    version: u64,
+    /// Whether any of them has one.
+    fallback: bool,
+    /// Places in it are kept by requests: none goes away.
+    resources: Vec<Resource>,
+    names: HashMap<Box<[u8]>, usize, BuildHasherDefault<NameHasher>>,
 }
 
 /// What is protected.
@@ -101,24 +130,23 @@ struct Resource {
     /// What rules meet it by, and the cluster that one of them names in full.
     host: String,
     cluster: Option<Box<[u8]>>,
-    /// By the places of their rules, in that order.
-    breakers: Vec<(usize, Breaker, Labels)>,
+    breakers: Vec<usize>,
 }
 
 /// A permit for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Permit {
-    pub(crate) key: u64,
-    pub(crate) id: u64,
+    key: u64,
+    id: u64,
 }
 
-/// What the breakers of a request say to it.
+/// What the breakers of a request say to it. Breakers by their places.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
-    /// Resource and place of the breaker that does not let it pass.
-    pub(crate) blocked: Option<At>,
+    /// That does not let it pass.
+    pub(crate) blocked: Option<usize>,
     /// The same in dry run.
-    pub(crate) dry_run: Option<At>,
+    pub(crate) dry_run: Option<usize>,
     pub(crate) permits: Vec<Permit>,
 }
 
@@ -133,58 +161,121 @@ pub(crate) enum Class {
     ShedLast,
 }
 
-impl State {
-    /// Takes over other rules: what they name keeps its state, its counts and its retry time.
-    pub(crate) fn adopt(&mut self, host: &dyn Host, metrics: &mut Metrics, rules: Vec<Rule>, version: u64) {
-        if version != self.version {
-            self.version = version;
-            metrics.record(host, &VERSION, &[self.shared.plugin()], version);
-        }
-        if rules == self.rules {
-            return;
-        }
-        let old_rules = core::mem::replace(&mut self.rules, rules);
-        let Self { rules, resources, names, .. } = self;
-        // What no rule met may be met now.
-        names.retain(|_, resource| *resource != NONE);
-        for resource in resources {
-            let mut old = core::mem::take(&mut resource.breakers);
-            for (place, rule) in met(rules, resource.host.as_bytes(), resource.cluster.as_deref()) {
-                let key = rule.key(&resource.name);
-                let kept = old.iter().position(|(_, breaker, _)| breaker.key == key).map(|at| old.swap_remove(at));
-                let (breaker, labels) = match kept {
-                    Some((old_place, mut breaker, labels)) => {
-                        if let Some(old_rule) = old_rules.get(old_place) {
-                            breaker.under(old_rule, rule);
-                        }
-                        (breaker, labels)
-                    }
-                    None => (Breaker::new(key, rule), labels_of(host, metrics, &resource.name, rule)),
-                };
-                resource.breakers.push((place, breaker, labels));
-            }
-            for (_, breaker, labels) in old {
-                // Nothing is broken by a rule that is gone.
-                if breaker.word.state != Phase::Closed {
-                    metrics.record_to(host, &STATE, labels, 0);
-                }
-            }
-        }
-        // Those that are new here may be old to others.
-        self.shared.look_again();
-        self.fallback = self.rules.iter().any(|rule| rule.fallback.is_some());
+/// What a request concerns: resources of a configuration's table. Hardly ever more than one; of more than four the rest is
+/// not looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Places {
+    table: usize,
+    all: [usize; 4],
+    count: usize,
+}
+
+impl Places {
+    pub(crate) fn of(table: usize) -> Self {
+        Self { table, ..Self::default() }
     }
 
-    /// Whether a rule sends requests to another route.
-    pub(crate) fn has_fallback(&self) -> bool {
-        self.fallback
+    pub(crate) fn push(&mut self, place: usize) {
+        if self.get().contains(&place) {
+            return;
+        }
+        if let Some(free) = self.all.get_mut(self.count) {
+            *free = place;
+            self.count = self.count.saturating_add(1);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn get(&self) -> &[usize] {
+        self.all.get(..self.count).unwrap_or(&[])
+    }
+}
+
+impl State {
+    /// A configuration takes office: the place of its table.
+    pub(crate) fn install(
+        &mut self,
+        host: &dyn Host,
+        metrics: &mut Metrics,
+        owner: &Rc<()>,
+        (source, mode): (Option<String>, Mode),
+        rules: &[Rule],
+    ) -> usize {
+        // Tables of configurations that are gone.
+        for table in &mut self.tables {
+            if table.as_ref().is_some_and(|table| table.owner.strong_count() == 0) {
+                *table = None;
+            }
+        }
+        self.polls.retain(|name, _| self.tables.iter().flatten().any(|table| table.source.as_ref() == Some(name)));
+        let (names, resources) = (HashMap::default(), Vec::new());
+        let owner = Rc::downgrade(owner);
+        let table = Table { owner, source, mode, rules: Vec::new(), version: 0, fallback: false, resources, names };
+        let place = put(&mut self.tables, table);
+        // What the source once said holds until it says something else.
+        if !self.read_document(host, metrics, place) {
+            self.adopt(host, metrics, place, rules.to_vec(), 0);
+        }
+        self.follow(host, metrics);
+        place
+    }
+
+    /// Takes over other rules: what they name keeps its state, its counts and its retry time.
+    fn adopt(&mut self, host: &dyn Host, metrics: &mut Metrics, place: usize, rules: Vec<Rule>, version: u64) {
+        let Self { tables, breakers, shared, .. } = self;
+        let Some(table) = tables.get_mut(place).and_then(Option::as_mut) else { return };
+        if table.version != version {
+            table.version = version;
+            metrics.record(host, &VERSION, &[shared.plugin()], version);
+        }
+        if rules == table.rules {
+            return;
+        }
+        table.fallback = rules.iter().any(|rule| rule.fallback.is_some());
+        table.rules = rules;
+        // What no rule met may be met now.
+        table.names.retain(|_, resource| *resource != NONE);
+        let Table { rules, resources, .. } = table;
+        for Resource { name, host: met_by, cluster, breakers: meets } in resources {
+            *meets = met(rules, met_by.as_bytes(), cluster.as_deref())
+                .into_iter()
+                .map(|rule| enter(breakers, host, metrics, name, rule))
+                .collect();
+        }
+        self.forget(host, metrics);
+        // Those that are new here may be old to others.
+        self.shared.look_again();
+    }
+
+    /// Drops breakers that no configuration has any more. Nothing is broken by a rule that is gone.
+    fn forget(&mut self, host: &dyn Host, metrics: &mut Metrics) {
+        let Self { tables, breakers, .. } = self;
+        for (place, entry) in breakers.iter_mut().enumerate() {
+            let mut resources = tables.iter().flatten().flat_map(|table| &table.resources);
+            if resources.any(|resource| resource.breakers.contains(&place)) {
+                continue;
+            }
+            if let Some(entry) = entry.take()
+                && entry.breaker.word.state != Phase::Closed
+            {
+                metrics.record_to(host, &STATE, entry.labels, 0);
+            }
+        }
+    }
+
+    /// Whether a rule of this table sends requests to another route.
+    pub(crate) fn has_fallback(&self, table: usize) -> bool {
+        self.table(table).is_some_and(|table| table.fallback)
     }
 
     /// Whether a request that took so long is slow under any rule of its resources.
-    pub(crate) fn is_slow(&self, resources: &[usize], rt_us: u64) -> bool {
-        let mut found = places(&self.resources, resources).filter_map(|at| find(&self.rules, &self.resources, at));
-        found.any(|(rule, breaker)| match &rule.strategy {
-            Strategy::SlowRatio { limit, .. } => rt_us > breaker.limit_us(limit),
+    pub(crate) fn is_slow(&self, places: &Places, rt_us: u64) -> bool {
+        let found = concerned(&self.tables, places);
+        found.filter_map(|at| self.entry(at)).any(|entry| match &entry.rule.strategy {
+            Strategy::SlowRatio { limit, .. } => rt_us > entry.breaker.limit_us(limit),
             Strategy::ErrorRatio { .. } | Strategy::ErrorCount { .. } => false,
         })
     }
@@ -201,30 +292,36 @@ impl State {
     fn take_over(&mut self, host: &dyn Host, metrics: &mut Metrics, board: &Board) {
         if board.version != self.handled {
             self.handled = board.version;
-            self.read_document(host, metrics);
+            for place in 0..self.tables.len() {
+                self.read_document(host, metrics, place);
+            }
         }
-        for (_, breaker, _) in self.resources.iter_mut().flat_map(|resource| &mut resource.breakers) {
+        for Entry { breaker, .. } in self.breakers.iter_mut().flatten() {
             breaker.follow(board.get(breaker.key));
         }
     }
 
-    /// The rules of the source, where there are any yet.
-    pub(crate) fn read_document(&mut self, host: &dyn Host, metrics: &mut Metrics) -> bool {
-        let mode = self.mode;
-        if let Some(source) = &self.source
-            && let Some(document) = self.shared.document(host, source)
-            && let Ok(rules) = rules::read_as(&document.body, mode)
-        {
-            self.adopt(host, metrics, rules, document.version);
-            return true;
-        }
-        false
+    /// The rules of a table's source, where there are any yet.
+    fn read_document(&mut self, host: &dyn Host, metrics: &mut Metrics, place: usize) -> bool {
+        let Some(Table { source: Some(source), mode, .. }) = self.table(place) else { return false };
+        let Some(document) = self.shared.document(host, source) else { return false };
+        let Ok(rules) = rules::read_as(&document.body, *mode) else { return false };
+        self.adopt(host, metrics, place, rules, document.version);
+        true
+    }
+
+    fn table(&self, place: usize) -> Option<&Table> {
+        self.tables.get(place)?.as_ref()
+    }
+
+    fn entry(&self, place: usize) -> Option<&Entry> {
+        self.breakers.get(place)?.as_ref()
     }
 
     /// The resource of that name; `Some(None)` where it is known that no rule meets it.
     #[inline]
-    pub(crate) fn known(&self, name: &[u8]) -> Option<Option<usize>> {
-        self.names.get(name).map(|place| (*place != NONE).then_some(*place))
+    pub(crate) fn known(&self, table: usize, name: &[u8]) -> Option<Option<usize>> {
+        self.table(table)?.names.get(name).map(|place| (*place != NONE).then_some(*place))
     }
 
     /// The resource of a name that is not known yet; none where no rule meets it, or there are too many.
@@ -233,46 +330,42 @@ impl State {
         &mut self,
         host: &dyn Host,
         metrics: &mut Metrics,
+        (table, max): (usize, usize),
         name: &str,
         cluster: Option<&[u8]>,
-        max: usize,
     ) -> Option<usize> {
+        let Self { tables, breakers, shared, .. } = self;
+        let Table { rules, resources, names, .. } = tables.get_mut(table)?.as_mut()?;
         let key = cluster.unwrap_or(name.as_bytes());
-        let met: Vec<usize> = met(&self.rules, name.as_bytes(), cluster).into_iter().map(|(place, _)| place).collect();
+        let met = met(rules, name.as_bytes(), cluster);
         if met.is_empty() {
             // Clusters are the operator's, and few; what a client names is not kept.
-            if cluster.is_some() && self.names.len() < max {
-                self.names.insert(key.into(), NONE);
+            if cluster.is_some() && names.len() < max {
+                names.insert(key.into(), NONE);
             }
             return None;
         }
         // Subsets of one host are one resource, but where a rule names a cluster in full.
-        let own = cluster.filter(|cluster| self.rules.iter().any(|rule| rule.resource.as_bytes() == *cluster));
-        let host_name = name;
+        let own = cluster.filter(|cluster| met.iter().any(|rule| rule.resource.as_bytes() == *cluster));
+        let met_by = name;
         let name = own.and_then(|own| str::from_utf8(own).ok()).unwrap_or(name);
-        let same = self.resources.iter().position(|known| known.name == name);
-        let place = match same {
+        let place = match resources.iter().position(|known| known.name == name) {
             Some(place) => place,
-            None if self.resources.len() >= max => {
-                metrics.add(host, &UNPROTECTED, &[self.shared.plugin()], 1);
+            None if resources.len() >= max => {
+                metrics.add(host, &UNPROTECTED, &[shared.plugin()], 1);
                 return None;
             }
             None => {
-                let mut breakers = Vec::with_capacity(met.len());
-                for place in met {
-                    let Some(rule) = self.rules.get(place) else { continue };
-                    let labels = labels_of(host, metrics, name, rule);
-                    breakers.push((place, Breaker::new(rule.key(name), rule), labels));
-                }
-                let cluster = own.map(Into::into);
-                self.resources.push(Resource { name: name.into(), host: host_name.into(), cluster, breakers });
-                // Others may have opened it long ago.
-                self.shared.look_again();
-                self.follow(host, metrics);
-                self.resources.len().saturating_sub(1)
+                let meets = met.into_iter().map(|rule| enter(breakers, host, metrics, name, rule)).collect();
+                let (cluster, name) = (own.map(Into::into), name.into());
+                resources.push(Resource { name, host: met_by.into(), cluster, breakers: meets });
+                resources.len().saturating_sub(1)
             }
         };
-        self.names.insert(key.into(), place);
+        names.insert(key.into(), place);
+        // Others may have opened it long ago.
+        self.shared.look_again();
+        self.follow(host, metrics);
         Some(place)
     }
 
@@ -282,47 +375,42 @@ impl State {
         host: &dyn Host,
         metrics: &mut Metrics,
         rng: &mut Rng,
-        resources: &[usize],
+        places: &Places,
         class: Class,
         now_ns: u64,
     ) -> Decision {
         let mut decision = Decision::default();
         let mut asked = false;
-        for place in resources {
-            let Some(resource) = self.resources.get(*place) else { continue };
-            for (at, (rule, breaker, labels)) in resource.breakers.iter().enumerate() {
-                let Some(rule) = self.rules.get(*rule) else { continue };
-                let (mode, verdict) = match rule.mode {
-                    Mode::Disabled => continue,
-                    _ if !rule.is_active(now_ns) => continue,
-                    Mode::ForcedClosed => (Mode::ForcedClosed, Verdict::Pass),
-                    Mode::ForcedOpen => (Mode::Enforce, Verdict::Block),
-                    mode => (mode, breaker.verdict(now_ns)),
-                };
-                let verdict = match class {
-                    Class::Exempt => Verdict::Pass,
-                    Class::ShedLast if breaker.word.openings <= 1 && rule.mode != Mode::ForcedOpen => match verdict {
-                        Verdict::Block => Verdict::Pass,
-                        other => other,
-                    },
-                    _ => verdict,
-                };
-                match verdict {
-                    Verdict::Pass => metrics.add_to(host, &ALLOWED, *labels, 1),
-                    Verdict::Probe => asked = true,
-                    Verdict::Block if mode == Mode::DryRun => {
-                        metrics.add_to(host, &DRY_RUN, *labels, 1);
-                        decision.dry_run.get_or_insert((*place, at));
-                    }
-                    Verdict::Block => {
-                        decision.blocked.get_or_insert((*place, at));
-                    }
+        for at in concerned(&self.tables, places) {
+            let Some(Entry { rule, breaker, labels, .. }) = self.entry(at) else { continue };
+            if !rule.is_active(now_ns) {
+                continue;
+            }
+            let verdict = match rule.mode {
+                Mode::Disabled => continue,
+                _ if class == Class::Exempt => Verdict::Pass,
+                Mode::ForcedClosed => Verdict::Pass,
+                Mode::ForcedOpen => Verdict::Block,
+                Mode::Enforce | Mode::DryRun => match breaker.verdict(now_ns) {
+                    Verdict::Block if class == Class::ShedLast && breaker.word.openings <= 1 => Verdict::Pass,
+                    verdict => verdict,
+                },
+            };
+            match verdict {
+                Verdict::Pass => metrics.add_to(host, &ALLOWED, *labels, 1),
+                Verdict::Probe => asked = true,
+                Verdict::Block if rule.mode == Mode::DryRun => {
+                    metrics.add_to(host, &DRY_RUN, *labels, 1);
+                    decision.dry_run.get_or_insert(at);
+                }
+                Verdict::Block => {
+                    decision.blocked.get_or_insert(at);
                 }
             }
         }
         // A request that another breaker blocks is no probe.
         if asked && decision.blocked.is_none() {
-            self.probe(host, metrics, rng, resources, class, now_ns, &mut decision);
+            self.probe(host, metrics, rng, places, class, now_ns, &mut decision);
         }
         if let Some(at) = decision.blocked {
             self.count_at(host, metrics, at, &REJECTED);
@@ -339,24 +427,23 @@ impl State {
         host: &dyn Host,
         metrics: &mut Metrics,
         rng: &mut Rng,
-        resources: &[usize],
+        places: &Places,
         class: Class,
         now_ns: u64,
         decision: &mut Decision,
     ) {
         let id = rng.next_u64();
         let (mut refused, mut granted, mut turns) = (Vec::new(), Vec::new(), Vec::new());
-        let mut blocked = None;
-        let mut first = None;
+        let (mut blocked, mut first) = (None, None);
         let changed = self.shared.change(host, |board| {
             refused.clear();
             granted.clear();
             turns.clear();
             (blocked, first) = (None, None);
-            for at in places(&self.resources, resources) {
-                let Some((rule, breaker)) = find(&self.rules, &self.resources, at) else { continue };
-                let concerned = matches!(rule.mode, Mode::Enforce | Mode::DryRun) && rule.is_active(now_ns);
-                if !concerned || breaker.verdict(now_ns) != Verdict::Probe {
+            for at in concerned(&self.tables, places) {
+                let Some(entry) = self.entry(at) else { continue };
+                let Entry { rule, breaker, .. } = entry;
+                if !entry.judges(now_ns) || breaker.verdict(now_ns) != Verdict::Probe {
                     continue;
                 }
                 let word = board.get(breaker.key);
@@ -407,9 +494,9 @@ impl State {
         }
     }
 
-    fn count_at(&self, host: &dyn Host, metrics: &mut Metrics, (place, at): At, metric: &'static Metric) {
-        if let Some((_, _, labels)) = self.resources.get(place).and_then(|resource| resource.breakers.get(at)) {
-            metrics.add_to(host, metric, *labels, 1);
+    fn count_at(&self, host: &dyn Host, metrics: &mut Metrics, at: usize, metric: &'static Metric) {
+        if let Some(entry) = self.entry(at) {
+            metrics.add_to(host, metric, entry.labels, 1);
         }
     }
 
@@ -418,29 +505,26 @@ impl State {
         &mut self,
         host: &dyn Host,
         metrics: &mut Metrics,
-        resources: &[usize],
+        places: &Places,
         permits: &[Permit],
         done: Option<&Completion>,
     ) {
         if !permits.is_empty() {
-            self.probed(host, metrics, resources, permits, done);
+            self.probed(host, metrics, places, permits, done);
         }
         let Some(done) = done else { return };
         self.counted = true;
-        let Self { resources: all, rules, .. } = self;
+        let Self { tables, breakers, .. } = self;
         let mut trips = Vec::new();
-        for place in resources {
-            let Some(resource) = all.get_mut(*place) else { continue };
-            for (at, (rule, breaker, _)) in resource.breakers.iter_mut().enumerate() {
-                let Some(rule) = rules.get(*rule) else { continue };
-                if rule.mode == Mode::Disabled || !rule.is_active(done.now_ns) {
-                    continue;
-                }
-                if let Some(counts) = breaker.count(rule, done)
-                    && matches!(rule.mode, Mode::Enforce | Mode::DryRun)
-                {
-                    trips.push(((*place, at), counts));
-                }
+        for at in concerned(tables, places) {
+            let Some(entry) = breakers.get_mut(at).and_then(Option::as_mut) else { continue };
+            if entry.rule.mode == Mode::Disabled || !entry.rule.is_active(done.now_ns) {
+                continue;
+            }
+            if let Some(counts) = entry.breaker.count(&entry.rule, done)
+                && entry.judges(done.now_ns)
+            {
+                trips.push((at, counts));
             }
         }
         if !trips.is_empty() {
@@ -454,7 +538,7 @@ impl State {
         &mut self,
         host: &dyn Host,
         metrics: &mut Metrics,
-        resources: &[usize],
+        places: &Places,
         permits: &[Permit],
         done: Option<&Completion>,
     ) {
@@ -462,10 +546,11 @@ impl State {
         let changed = self.shared.change(host, |board| {
             turns.clear();
             let mut any = false;
-            for at in places(&self.resources, resources) {
-                let Some((rule, breaker)) = find(&self.rules, &self.resources, at) else { continue };
+            for at in concerned(&self.tables, places) {
+                let Some(Entry { rule, breaker, .. }) = self.entry(at) else { continue };
                 let Some(permit) = permits.iter().find(|permit| permit.key == breaker.key) else { continue };
                 let word = board.get(breaker.key);
+                let state = word.state;
                 let (new, cause) = match done {
                     None => (word.withdrawn(permit.id), Cause::Withdrawn),
                     Some(done) if breaker.is_bad(rule, done) => {
@@ -475,8 +560,8 @@ impl State {
                 };
                 // Of an earlier period, or it ran out.
                 let Some(new) = new else { continue };
-                if word.state != new.state {
-                    turns.push((at, word.state, cause));
+                if state != new.state {
+                    turns.push((at, state, cause));
                 }
                 board.set(breaker.key, new);
                 any = true;
@@ -489,15 +574,16 @@ impl State {
     }
 
     #[cold]
-    fn trip(&mut self, host: &dyn Host, metrics: &mut Metrics, trips: &[(At, Counts)], now_ns: u64) {
+    fn trip(&mut self, host: &dyn Host, metrics: &mut Metrics, trips: &[(usize, Counts)], now_ns: u64) {
         let mut turns = Vec::new();
         let changed = self.shared.change(host, |board| {
             turns.clear();
             for (at, counts) in trips {
-                let Some((rule, breaker)) = find(&self.rules, &self.resources, *at) else { continue };
+                let Some(Entry { rule, breaker, .. }) = self.entry(*at) else { continue };
                 let word = board.get(breaker.key);
+                let state = word.state;
                 if let Some(new) = word.tripped(now_ns, rule.retry_ns) {
-                    turns.push((*at, word.state, Cause::Counts(*counts)));
+                    turns.push((*at, state, Cause::Counts(*counts)));
                     board.set(breaker.key, new);
                 }
             }
@@ -510,36 +596,58 @@ impl State {
     }
 
     /// This worker has changed the state of breakers: the others are told, and so are people.
-    fn turned(&mut self, host: &dyn Host, metrics: &mut Metrics, board: &Board, turns: Vec<(At, Phase, Cause)>) {
-        for ((place, at), from, cause) in &turns {
-            let Some(resource) = self.resources.get_mut(*place) else { continue };
-            let Resource { name, breakers, .. } = resource;
-            let Some((rule, breaker, labels)) = breakers.get_mut(*at) else { continue };
-            let Some(rule) = self.rules.get(*rule) else { continue };
+    fn turned(&mut self, host: &dyn Host, metrics: &mut Metrics, board: &Board, turns: Vec<(usize, Phase, Cause)>) {
+        for (at, from, cause) in &turns {
+            let Some(Some(Entry { resource, rule, breaker, labels })) = self.breakers.get_mut(*at) else { continue };
+            let why = why(rule, breaker, cause);
             breaker.follow(board.get(breaker.key));
             let to = breaker.word.state;
             metrics.record_to(host, &STATE, *labels, to.number().into());
-            metrics.add(host, &TRANSITIONS, &[name, &rule.id, from.name(), to.name()], 1);
-            log::warn!(
-                "circuit-breaker: {name}, rule {}: {} to {}: {}",
-                rule.id,
-                from.name(),
-                to.name(),
-                why(rule, breaker, cause)
-            );
+            metrics.add(host, &TRANSITIONS, &[resource, &rule.id, from.name(), to.name()], 1);
+            log::warn!("circuit-breaker: {resource}, rule {}: {} to {}: {why}", rule.id, from.name(), to.name());
         }
         if !turns.is_empty() {
             self.shared.tell(host, metrics);
         }
     }
 
-    /// Time has passed: what this worker counted goes to the others, and theirs comes here.
-    pub(crate) fn exchange(&mut self, host: &dyn Host, metrics: &mut Metrics, now_ns: u64) {
-        self.follow(host, metrics);
-        let quiet = now_ns.saturating_sub(self.published_ns) < HEARTBEAT_NS && now_ns >= self.published_ns;
+    /// Time has passed: what this worker counted goes to the others, theirs comes here, and the source is asked.
+    pub(crate) fn tick(&mut self, cx: &mut Tick<'_>, source: Option<&Endpoint>, tick_ns: u64) {
+        let now_ns = cx.now_ns;
+        self.follow(cx.host, cx.metrics);
+        // Several configurations tick each for itself.
+        if now_ns.abs_diff(self.exchanged_ns) >= tick_ns / 2 {
+            self.exchanged_ns = now_ns;
+            self.exchange(cx.host, cx.metrics, now_ns);
+        }
+        if let Some(source) = source {
+            let Self { shared, .. } = self;
+            let poll = self.polls.entry(source::name(source)).or_default();
+            poll.tick(source, shared, cx);
+        }
+    }
+
+    /// A call has ended, perhaps one to the source.
+    pub(crate) fn answered(&mut self, cx: &mut Tick<'_>, settings: &Settings, call: u32, answer: &Answer<'_>) {
+        let Some(source) = &settings.source else { return };
+        let name = source::name(source);
+        let poll = self.polls.entry(name).or_default();
+        let Some(version) = poll.answered(settings, source, &self.shared, cx, (call, answer), self.handled) else {
+            return;
+        };
+        // All others are to have them as well.
+        let changed = self.shared.change(cx.host, |board| (board.version < version).then(|| board.version = version));
+        if changed.is_ok() {
+            self.shared.tell(cx.host, cx.metrics);
+            self.follow(cx.host, cx.metrics);
+        }
+    }
+
+    fn exchange(&mut self, host: &dyn Host, metrics: &mut Metrics, now_ns: u64) {
+        let quiet = now_ns.abs_diff(self.published_ns) < HEARTBEAT_NS;
         if self.counted || (!quiet && self.published_ns > 0) {
             let mut published: Vec<Published> = Vec::new();
-            for (_, breaker, _) in self.resources.iter().flat_map(|resource| &resource.breakers) {
+            for Entry { breaker, .. } in self.breakers.iter().flatten() {
                 let buckets: Vec<_> = breaker.own.live(now_ns).collect();
                 if !buckets.is_empty() {
                     let (key, since_ns, width_ns) = (breaker.key, breaker.word.since_ns, breaker.own.width_ns());
@@ -553,26 +661,25 @@ impl State {
         }
         let slots = self.shared.others(host);
         let mut trips = Vec::new();
-        for (place, resource) in self.resources.iter_mut().enumerate() {
-            for (at, (rule, breaker, _)) in resource.breakers.iter_mut().enumerate() {
-                let before = breaker.others.sum(now_ns);
-                breaker.others.clear();
-                for slot in &slots {
-                    let found = slot.published.binary_search_by_key(&breaker.key, |published| published.key);
-                    let Some(told) = found.ok().and_then(|found| slot.published.get(found)) else { continue };
-                    if told.since_ns == breaker.word.since_ns && told.width_ns == breaker.own.width_ns() {
-                        told.buckets.iter().for_each(|bucket| breaker.others.merge(*bucket));
-                    }
+        for (at, entry) in self.breakers.iter_mut().enumerate() {
+            let Some(entry) = entry else { continue };
+            let breaker = &mut entry.breaker;
+            let before = breaker.others.sum(now_ns);
+            breaker.others.clear();
+            for slot in &slots {
+                let found = slot.published.binary_search_by_key(&breaker.key, |published| published.key);
+                let Some(told) = found.ok().and_then(|found| slot.published.get(found)) else { continue };
+                if told.since_ns == breaker.word.since_ns && told.width_ns == breaker.own.width_ns() {
+                    told.buckets.iter().for_each(|bucket| breaker.others.merge(*bucket));
                 }
-                // One of theirs may be the one that was missing.
-                let Some(rule) = self.rules.get(*rule) else { continue };
-                let judged = matches!(rule.mode, Mode::Enforce | Mode::DryRun) && rule.is_active(now_ns);
-                if judged
-                    && breaker.others.sum(now_ns).bad > before.bad
-                    && let Some(counts) = breaker.trips(rule, now_ns)
-                {
-                    trips.push(((place, at), counts));
-                }
+            }
+            // One of theirs may be the one that was missing.
+            let more = breaker.others.sum(now_ns).bad > before.bad;
+            if more
+                && entry.judges(now_ns)
+                && let Some(counts) = entry.breaker.trips(&entry.rule, now_ns)
+            {
+                trips.push((at, counts));
             }
         }
         if !trips.is_empty() {
@@ -580,43 +687,82 @@ impl State {
         }
     }
 
-    /// New rules of the source, accepted by this worker: all others are to have them.
-    pub(crate) fn spread(&mut self, host: &dyn Host, metrics: &mut Metrics, version: u64, rules: Vec<Rule>) {
-        let changed = self.shared.change(host, |board| (board.version < version).then(|| board.version = version));
-        if changed.is_ok() {
-            self.shared.tell(host, metrics);
-        }
-        self.handled = version;
-        self.adopt(host, metrics, rules, version);
+    /// A breaker with its resource and rule.
+    pub(crate) fn named(&self, at: usize) -> Option<(&str, &Rule, &Breaker)> {
+        let Entry { resource, rule, breaker, .. } = self.entry(at)?;
+        Some((resource, rule, breaker))
     }
 
-    /// The highest version that was ever told.
-    pub(crate) fn last_version(&self) -> u64 {
-        self.handled
+    /// The first breaker of a request.
+    pub(crate) fn first(&self, places: &Places) -> Option<usize> {
+        concerned(&self.tables, places).next()
     }
 
-    /// Name of a breaker's resource, and its rule.
-    pub(crate) fn named(&self, (place, at): At) -> Option<(&str, &Rule, &Breaker)> {
-        let resource = self.resources.get(place)?;
-        let (rule, breaker, _) = resource.breakers.get(at)?;
-        Some((&resource.name, self.rules.get(*rule)?, breaker))
+    /// Which rules of the source hold under a configuration; 0 where those of the configuration do.
+    pub(crate) fn version(&self, table: usize) -> u64 {
+        self.table(table).map_or(0, |table| table.version)
     }
 }
 
+/// Where there is no request: the host, and what a VM has one of.
+pub(crate) struct Tick<'a> {
+    pub(crate) host: &'a dyn Host,
+    pub(crate) metrics: &'a mut Metrics,
+    pub(crate) rng: &'a mut Rng,
+    pub(crate) now_ns: u64,
+}
+
+/// Puts a value in the first free place.
+fn put<T>(places: &mut Vec<Option<T>>, value: T) -> usize {
+    if let Some(free) = places.iter().position(Option::is_none)
+        && let Some(place) = places.get_mut(free)
+    {
+        *place = Some(value);
+        return free;
+    }
+    places.push(Some(value));
+    places.len().saturating_sub(1)
+}
+
+/// The place of the breaker of a rule over a resource. The rule that comes last is the one that holds.
+fn enter(
+    breakers: &mut Vec<Option<Entry>>,
+    host: &dyn Host,
+    metrics: &mut Metrics,
+    resource: &str,
+    rule: &Rule,
+) -> usize {
+    let key = rule.key(resource);
+    for (place, entry) in breakers.iter_mut().enumerate() {
+        if let Some(entry) = entry.as_mut().filter(|entry| entry.breaker.key == key) {
+            entry.breaker.under(&entry.rule, rule);
+            entry.rule.clone_from(rule);
+            return place;
+        }
+    }
+    let labels = metrics.labels(&[resource, &rule.id]);
+    // It is there from now on, as it stands: another worker may have opened it.
+    metrics.add_to(host, &STATE, labels, 0);
+    let breaker = Breaker::new(key, rule);
+    put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels })
+}
+
+/// The places of the breakers that concern a request.
+fn concerned<'s>(tables: &'s [Option<Table>], places: &'s Places) -> impl Iterator<Item = usize> + 's {
+    let table = tables.get(places.table).and_then(Option::as_ref);
+    let resources = places.get().iter().filter_map(move |place| table?.resources.get(*place));
+    resources.flat_map(|resource| resource.breakers.iter().copied())
+}
+
 /// The rules that meet a name: those that say it, else those for all the rest.
-fn met<'r>(rules: &'r [Rule], name: &[u8], cluster: Option<&[u8]>) -> Vec<(usize, &'r Rule)> {
-    let of = |wanted: &dyn Fn(&Rule) -> bool| -> Vec<(usize, &'r Rule)> {
-        rules.iter().enumerate().filter(|(_, rule)| wanted(rule)).collect()
-    };
-    let named = of(&|rule| rule.resource != REST && resource::meets(&rule.resource, name, cluster));
-    if named.is_empty() { of(&|rule| rule.resource == REST) } else { named }
+fn met<'r>(rules: &'r [Rule], name: &[u8], cluster: Option<&[u8]>) -> Vec<&'r Rule> {
+    let meets = |rule: &&Rule| rule.resource != REST && resource::meets(&rule.resource, name, cluster);
+    let named: Vec<&Rule> = rules.iter().filter(meets).collect();
+    if named.is_empty() { rules.iter().filter(|rule| rule.resource == REST).collect() } else { named }
 }
 
 /// What a rule protects that protects all the rest.
 const REST: &str = "*";
-
-/// Resource, and place among its breakers.
-pub(crate) type At = (usize, usize);
 
 /// No resource: no rule meets the name.
 const NONE: usize = usize::MAX;
@@ -649,24 +795,6 @@ fn why(rule: &Rule, breaker: &Breaker, cause: &Cause) -> String {
         (Cause::Failed(_), _) => format!("a probe failed; the next after {retry} ms"),
         (Cause::Withdrawn, _) => "a probe ended without saying anything".into(),
     }
-}
-
-fn places(all: &[Resource], wanted: &[usize]) -> impl Iterator<Item = At> {
-    wanted.iter().flat_map(|place| {
-        let breakers = all.get(*place).map_or(0, |resource| resource.breakers.len());
-        (0..breakers).map(|at| (*place, at))
-    })
-}
-
-fn find<'s>(rules: &'s [Rule], all: &'s [Resource], (place, at): At) -> Option<(&'s Rule, &'s Breaker)> {
-    let (rule, breaker, _) = all.get(place)?.breakers.get(at)?;
-    Some((rules.get(*rule)?, breaker))
-}
-
-fn labels_of(host: &dyn Host, metrics: &mut Metrics, resource: &str, rule: &Rule) -> Labels {
-    let labels = metrics.labels(&[resource, &rule.id]);
-    metrics.add_to(host, &STATE, labels, 0);
-    labels
 }
 
 /// Eight bytes at a time, one multiplication each, no seed: who could choose names so that they meet chooses among

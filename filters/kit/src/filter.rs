@@ -53,8 +53,8 @@ pub trait Filter: Sized + 'static {
         0
     }
 
-    /// Time has passed: on each worker, and on the proxy's main thread, which has no requests. Of the configurations that a
-    /// plugin has at once, the newest gets it.
+    /// Time has passed: on each worker, and on the proxy's main thread, which has no requests. Of several configurations that
+    /// a plugin has at once each gets it: one that was replaced, until its last request has ended.
     fn tick(&self, _cx: &mut RootContext<'_, Self>) {}
 
     /// A call that [`Host::call`] began has ended. Other filters of the module may have made it: theirs have other numbers.

@@ -65,7 +65,13 @@ macro_rules! export {
             }
 
             #[unsafe(no_mangle)]
-            pub extern "C" fn proxy_on_http_call_response(id: u32, call: u32, pairs: usize, size: usize, _trailers: usize) {
+            pub extern "C" fn proxy_on_http_call_response(
+                id: u32,
+                call: u32,
+                pairs: usize,
+                size: usize,
+                _trailers: usize,
+            ) {
                 VM.0.answered(&abi::WasmHost, id, call, (pairs, size));
             }
 

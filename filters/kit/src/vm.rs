@@ -2,9 +2,8 @@
 
 use crate::prelude::*;
 use crate::{
-    Answer, Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng, RootContext, Status,
-    config,
-    headers::Edits, host::Map,
+    Answer, Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng, RootContext,
+    Status, config, headers::Edits, host::Map,
 };
 use alloc::rc::Rc;
 use core::{
@@ -149,12 +148,9 @@ impl<F: Filter> Vm<F> {
 
     /// Time has passed for a plugin.
     pub fn tick(&self, host: &dyn Host, id: u32) {
-        let Ok(mut inner) = self.0.try_borrow_mut() else { return };
-        let Some(inner) = inner.as_mut() else { return };
-        // One that is newer has taken over, and has a tick of its own. Should it go first, this one goes on.
-        let plugin = inner.roots.iter().find(|(root, _)| *root == id).map(|(_, root)| &root.plugin);
-        let newest = inner.roots.iter().rev().find(|(_, root)| Some(&root.plugin) == plugin).map(|(root, _)| *root);
-        if newest == Some(id) {
+        if let Ok(mut inner) = self.0.try_borrow_mut()
+            && let Some(inner) = inner.as_mut()
+        {
             inner.at_root(host, id, F::tick);
         }
     }
