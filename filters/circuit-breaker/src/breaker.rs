@@ -1,6 +1,6 @@
 //! One breaker: a rule over one resource.
 
-use crate::adaptive::{Adaptive, Baseline};
+use crate::adaptive::Baseline;
 use crate::board::{State, Word};
 use crate::rules::{Limit, Rule, Strategy};
 use crate::window::{Counts, Window};
@@ -112,8 +112,10 @@ impl Breaker {
         }
         let bad = self.is_bad(rule, done);
         self.own.add(done.now_ns, bad);
-        if let Strategy::SlowRatio { limit: Limit::Adaptive(policy), .. } = &rule.strategy {
-            let policy: &Adaptive = policy;
+        // What fails at once is no measure of what is good.
+        if let Strategy::SlowRatio { limit: Limit::Adaptive(policy), .. } = &rule.strategy
+            && !done.error
+        {
             self.baseline.record(policy, done.now_ns, done.rt_us, rule.interval_ns);
         }
         if bad { self.trips(rule, done.now_ns) } else { None }
