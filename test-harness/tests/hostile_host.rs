@@ -3,7 +3,8 @@
 //! none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
-use emulator::{Callback, Fault, Message, Peer, Plugin, Proxy, Status};
+use emulator::{CallEnd, Callback, Fault, Message, Peer, Plugin, Proxy, Status};
+use std::time::Duration;
 use test_harness::module;
 
 /// All that the filter asks for and writes.
@@ -22,6 +23,18 @@ const LOG_SCRUB: &str = r#"{
     "action": {"kind": "hmac"}, "hmac_key": "0123456789abcdef0123456789abcdef"
 }"#;
 
+/// All that the filter looks at, asks for and writes; it is open from the first error on.
+const CIRCUIT_BREAKER: &str = r#"{
+    "rules": [
+        {"resource": "*", "strategy": "error_count", "threshold": 1, "min_requests": 1, "retry_timeout": "1ms", "fallback": "a"},
+        {"resource": "GET /**", "strategy": "slow_ratio", "threshold": 0, "max_allowed_rt": {"adaptive": {}}, "min_requests": 1}
+    ],
+    "resources": ["cluster", "host", "route", "method", "header:x-trap", "GET /**"],
+    "errors": {"status": ["2xx"]}, "classes": [{"header": "x-none", "treat": "shed_last"}], "streams": ["/s"],
+    "source": {"cluster": "source", "path": "/rules", "interval": "100ms", "timeout": "50ms"}, "properties": "all",
+    "tick": "10ms", "max_series": 10
+}"#;
+
 /// A life of the module under this host. What trapped is the error.
 fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
     let code = emulator::Module::read(module(name).unwrap()).unwrap();
@@ -35,22 +48,35 @@ fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
     let request = Message::new(request).chunk("[").chunk("1]");
     let response = Message::new([(":status", "200"), json]).chunk("{").chunk("}").trailers([("t", "1")]);
 
+    let rules = r#"[{"resource": "*", "grade": 2, "count": 1, "timeWindow": 1, "minRequestAmount": 1}]"#;
+    let source = |proxy: &Proxy| {
+        let rules = Message::new([(":status", "200"), ("etag", "\"1\"")]).chunk(rules);
+        proxy.cluster("source", move |_| Some((Duration::from_millis(1), CallEnd::Response(rules.clone()))));
+    };
+
     // From its first callback on.
     let proxy = Proxy::new(1, 1);
+    source(&proxy);
     proxy.fault(fault.clone());
     if proxy.push("in", [plugin()]).is_ok() {
+        drop(proxy.exchange("in", 0, &request, &response));
+        proxy.advance(Duration::from_millis(250));
         drop(proxy.exchange("in", 0, &request, &response));
     }
     trapped(&proxy)?;
 
     // Once it is configured; and while it is configured anew.
     let proxy = Proxy::new(1, 1);
+    source(&proxy);
     proxy.push("in", [plugin()]).unwrap();
     proxy.fault(fault.clone());
     let early = proxy.http("in", 0);
     early.request(&request);
     let _ = proxy.push("in", [plugin().configuration(format!("{configuration} "))]);
-    (0..3).for_each(|_| drop(proxy.exchange("in", 0, &request, &response)));
+    for _ in 0..3 {
+        drop(proxy.exchange("in", 0, &request, &response));
+        proxy.advance(Duration::from_millis(110));
+    }
     drop(proxy.http("in", 0).finish());
     let connection = proxy.tcp("in", 0);
     connection.downstream_data("a", false);
@@ -70,6 +96,8 @@ fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
         call(Callback::Delete { context });
         call(Callback::Configure { context, size: u32::MAX });
         call(Callback::RequestHeaders { context, count: 0, end: 0 });
+        call(Callback::Tick { context });
+        call(Callback::HttpCallResponse { context, token: context, headers: u32::MAX, body: u32::MAX, trailers: 9 });
     }
     trapped(&proxy)
 }
@@ -142,7 +170,12 @@ fn no_single_failure_makes_a_module_trap() {
         "random_get",
     ] {
         for fault in [Fault::of(call), Fault::of(call).after(1).times(1), Fault::of(call).status(Status::OK)] {
-            for (name, configuration) in [("trace-id", join), ("latency", LATENCY), ("log-scrub", LOG_SCRUB), ("circuit-breaker", CIRCUIT_BREAKER)] {
+            for (name, configuration) in [
+                ("trace-id", join),
+                ("latency", LATENCY),
+                ("log-scrub", LOG_SCRUB),
+                ("circuit-breaker", CIRCUIT_BREAKER),
+            ] {
                 live(name, configuration, &fault).unwrap_or_else(|trap| panic!("{name}, {fault:?}: {trap}"));
             }
         }

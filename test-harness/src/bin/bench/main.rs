@@ -7,6 +7,7 @@
 //! hold it, and none of the loads), `--bodies` (only how fast bodies pass), `--quick` (few of all: to see that it works, the figures are worth nothing), and
 //! `--write FILE` (the results, if the measurement can be believed).
 
+mod circuit_breaker;
 mod latency;
 mod log_scrub;
 mod machine;
@@ -32,7 +33,7 @@ const TIMES: usize = 10;
 
 /// What is measured.
 fn arms() -> Result<Vec<Arm>> {
-    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?, log_scrub::arms()?].concat())
+    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?, log_scrub::arms()?, circuit_breaker::arms()?].concat())
 }
 
 /// What is weighed: every module that is shipped, and the no-ops beside them.
