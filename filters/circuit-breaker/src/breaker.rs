@@ -107,8 +107,13 @@ impl Breaker {
 
     /// Counts a request, if it is one of this closed period. Counts are given where they trip the breaker.
     pub fn count(&mut self, rule: &Rule, done: &Completion) -> Option<Counts> {
+        if self.add(rule, done) { self.trips(rule, done.now_ns) } else { None }
+    }
+
+    /// The same, without a look whether it trips: whether it might, because it is bad.
+    pub fn add(&mut self, rule: &Rule, done: &Completion) -> bool {
         if self.word.state != State::Closed || done.begun_ns < self.word.since_ns {
-            return None;
+            return false;
         }
         let bad = self.is_bad(rule, done);
         self.own.add(done.now_ns, bad);
@@ -118,7 +123,7 @@ impl Breaker {
         {
             self.baseline.record(policy, done.now_ns, done.rt_us, rule.interval_ns);
         }
-        if bad { self.trips(rule, done.now_ns) } else { None }
+        bad
     }
 
     /// The counts of all workers, if they trip the breaker.

@@ -200,10 +200,9 @@ impl Poll {
                     }
                     let document = shared.accept(cx.host, &place, last_version, (etag, &body))?;
                     self.good(shared, cx, &key, "applied");
+                    let (number, version) = (rules.len(), document.version);
                     log::info!(
-                        "circuit-breaker: {} rules, version {}, from {}",
-                        rules.len(),
-                        document.version,
+                        "circuit-breaker: version {version} of the rules, {number} of them, from {}",
                         place_of(source)
                     );
                     return Some(document.version);

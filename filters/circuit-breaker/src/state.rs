@@ -70,6 +70,10 @@ pub(crate) static UNPROTECTED: Metric = Metric {
 
 /// A closed breaker whose last change is as old as this is taken off the board.
 const FORGET_NS: u64 = 3_600_000_000_000;
+/// When something bad ended, the other workers' counts are asked for before the next tick, if they are older than this,
+/// and for each breaker, whose counts are published and read, this much more.
+const SOON_NS: u64 = 1_000_000;
+const SOON_EACH_NS: u64 = 10_000;
 /// How often a worker says that it is there, if it has counted anything.
 const HEARTBEAT_NS: u64 = 1_000_000_000;
 
@@ -515,20 +519,36 @@ impl State {
         let Some(done) = done else { return };
         self.counted = true;
         let Self { tables, breakers, .. } = self;
-        let mut trips = Vec::new();
+        let mut bad = false;
         for at in concerned(tables, places) {
-            let Some(entry) = breakers.get_mut(at).and_then(Option::as_mut) else { continue };
-            if entry.rule.mode == Mode::Disabled || !entry.rule.is_active(done.now_ns) {
-                continue;
+            let Some(Entry { rule, breaker, .. }) = breakers.get_mut(at).and_then(Option::as_mut) else { continue };
+            if rule.mode != Mode::Disabled && rule.is_active(done.now_ns) {
+                bad |= breaker.add(rule, done);
             }
-            if let Some(counts) = entry.breaker.count(&entry.rule, done)
-                && entry.judges(done.now_ns)
+        }
+        if bad {
+            self.judge(host, metrics, places, done.now_ns);
+        }
+    }
+
+    /// A bad one came: whether it is one too many is said by the counts of all workers, as fresh as can be had cheaply.
+    #[cold]
+    fn judge(&mut self, host: &dyn Host, metrics: &mut Metrics, places: &Places, now_ns: u64) {
+        let breakers = u64::try_from(self.breakers.len()).unwrap_or(u64::MAX);
+        if now_ns.abs_diff(self.exchanged_ns) >= SOON_NS.saturating_add(breakers.saturating_mul(SOON_EACH_NS)) {
+            self.exchange(host, metrics, now_ns);
+        }
+        let mut trips = Vec::new();
+        for at in concerned(&self.tables, places) {
+            if let Some(entry) = self.entry(at)
+                && entry.judges(now_ns)
+                && let Some(counts) = entry.breaker.trips(&entry.rule, now_ns)
             {
                 trips.push((at, counts));
             }
         }
         if !trips.is_empty() {
-            self.trip(host, metrics, &trips, done.now_ns);
+            self.trip(host, metrics, &trips, now_ns);
         }
     }
 
@@ -617,7 +637,6 @@ impl State {
         self.follow(cx.host, cx.metrics);
         // Several configurations tick each for itself.
         if now_ns.abs_diff(self.exchanged_ns) >= tick_ns / 2 {
-            self.exchanged_ns = now_ns;
             self.exchange(cx.host, cx.metrics, now_ns);
         }
         if let Some(source) = source {
@@ -644,6 +663,7 @@ impl State {
     }
 
     fn exchange(&mut self, host: &dyn Host, metrics: &mut Metrics, now_ns: u64) {
+        self.exchanged_ns = now_ns;
         let quiet = now_ns.abs_diff(self.published_ns) < HEARTBEAT_NS;
         if self.counted || (!quiet && self.published_ns > 0) {
             let mut published: Vec<Published> = Vec::new();
@@ -777,24 +797,30 @@ enum Cause {
 }
 
 fn why(rule: &Rule, breaker: &Breaker, cause: &Cause) -> String {
-    let retry = rule.retry_ns / 1_000_000;
+    let retry = span(rule.retry_ns / 1000);
     match (cause, &rule.strategy) {
         (Cause::Counts(Counts { total, bad }), strategy) => {
             let what = match strategy {
-                Strategy::SlowRatio { limit, .. } => format!("slower than {} ms", breaker.limit_us(limit) / 1000),
+                Strategy::SlowRatio { limit, .. } => ["slower than ", &span(breaker.limit_us(limit))].concat(),
                 Strategy::ErrorRatio { .. } | Strategy::ErrorCount { .. } => "errors".into(),
             };
-            let interval = rule.interval_ns / 1_000_000;
-            format!("{bad} of {total} requests in {interval} ms were {what}; probes after {retry} ms")
+            format!("{bad} of {total} requests in {} were {what}; probes after {retry}", span(rule.interval_ns / 1000))
         }
-        (Cause::Retry, _) => format!("{retry} ms are over, a probe goes upstream"),
+        (Cause::Retry, _) => format!("{retry} are over, a probe goes upstream"),
         (Cause::Passed, _) => format!("{} of {} probes were good", rule.probes, rule.probes),
         (Cause::Failed(us), Strategy::SlowRatio { .. }) => {
-            format!("a probe took {} ms; the next after {retry} ms", us / 1000)
+            format!("a probe took {}; the next after {retry}", span(*us))
         }
-        (Cause::Failed(_), _) => format!("a probe failed; the next after {retry} ms"),
+        (Cause::Failed(_), _) => format!("a probe failed; the next after {retry}"),
         (Cause::Withdrawn, _) => "a probe ended without saying anything".into(),
     }
+}
+
+/// A time in microseconds, as configuration writes it.
+fn span(us: u64) -> String {
+    let ms = us / 1000;
+    let (number, unit) = if ms > 0 && ms.is_multiple_of(1000) { (ms / 1000, "s") } else { (ms, "ms") };
+    [itoa::Buffer::new().format(number), unit].concat()
 }
 
 /// Eight bytes at a time, one multiplication each, no seed: who could choose names so that they meet chooses among

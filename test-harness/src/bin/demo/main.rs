@@ -9,6 +9,7 @@
     reason = "a tour that goes wrong shall stop"
 )]
 
+mod circuit_breaker;
 mod latency;
 mod log_scrub;
 mod tour;
@@ -45,13 +46,18 @@ async fn main() -> Result<()> {
 
 async fn walk(keep: bool) -> Result<()> {
     let upstream = Upstream::start().await?;
-    let mut builder = Envoy::builder().cluster("service", upstream.addr());
-    let tags = [trace_id::stats_tags(), latency::stats_tags(), log_scrub::stats_tags()].concat();
+    let thresholds = circuit_breaker::thresholds().await?;
+    let builder = Envoy::builder().cluster("service", upstream.addr());
+    let mut builder = builder.cluster(circuit_breaker::SOURCE, thresholds.addr());
+    let tags = [trace_id::stats_tags(), latency::stats_tags(), log_scrub::stats_tags(), circuit_breaker::stats_tags()];
+    let tags = tags.concat();
     // Filters share labels.
     for (tag, regex) in tags.into_iter().collect::<BTreeMap<_, _>>() {
         builder = builder.stats_tag(&tag, &regex);
     }
-    for listener in [trace_id::listeners()?, latency::listeners()?, log_scrub::listeners()?].concat() {
+    let listeners =
+        [trace_id::listeners()?, latency::listeners()?, log_scrub::listeners()?, circuit_breaker::listeners()?];
+    for listener in listeners.concat() {
         builder = builder.listener(listener);
     }
     let envoy = builder.start().await?;
@@ -59,8 +65,10 @@ async fn walk(keep: bool) -> Result<()> {
     trace_id::tour(&tour).await?;
     latency::tour(&tour).await?;
     log_scrub::tour(&tour).await?;
+    circuit_breaker::tour(&tour, &thresholds).await?;
     if keep {
-        tour.kept(&[trace_id::to_try(&envoy), latency::to_try(&envoy), log_scrub::to_try(&envoy)].concat());
+        let lines = [trace_id::to_try(&envoy), latency::to_try(&envoy), log_scrub::to_try(&envoy)].concat();
+        tour.kept(&[lines, circuit_breaker::to_try(&envoy, &thresholds)].concat());
         std::future::pending::<()>().await;
     }
     envoy.stop().await?;
