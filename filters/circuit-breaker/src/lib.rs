@@ -47,17 +47,10 @@ pub struct CircuitBreaker {
 pub struct Stream {
     /// When it began; 0: nobody told.
     start_ns: u64,
-    /// The first byte of the response's body.
+    /// Of gRPC, the first message.
     first_ns: u64,
-    /// The response's headers.
-    headers_ns: u64,
-    /// The response's end.
-    end_ns: u64,
     status: u16,
-    /// Of a response that was nothing but headers.
-    grpc_status: Option<u32>,
-    /// Whether trailers came.
-    trailers: bool,
+    grpc: bool,
     /// What it concerns.
     resources: Places,
     permits: Vec<Permit>,
@@ -182,82 +175,49 @@ impl Filter for CircuitBreaker {
         if cx.stream.start_ns == 0 {
             return Flow::Continue;
         }
-        cx.stream.status = headers.look(":status", |value| number(value).unwrap_or(0));
+        headers.read();
+        let media_type = |name| headers.get("content-type").is_some_and(|value| is_of(value, name));
+        cx.stream.status = number(headers.get(":status")).unwrap_or(0);
+        cx.stream.grpc = media_type(GRPC);
         let now_ns = cx.host.now_ns();
-        cx.stream.headers_ns = now_ns;
         if headers.ends() {
-            cx.stream.end_ns = now_ns;
-            cx.stream.grpc_status = headers.look("grpc-status", number);
-        } else if cx.stream.status == 101 || !cx.stream.permits.is_empty() {
-            // A probe that is a stream may last for hours; what it says is said by now.
-            let stream = cx.stream.status == 101 || headers.look("content-type", |value| value.is_some_and(is_events));
-            if stream {
-                self.end(cx, now_ns, now_ns, Outcome::Success);
-            }
+            self.over(cx, now_ns, number(headers.get("grpc-status")));
+        } else if cx.stream.status == 101 || media_type(EVENTS) || (cx.stream.stream && !cx.stream.grpc) {
+            // Streams are judged by their first byte. They may last for hours: what they say is said by now.
+            self.over(cx, now_ns, None);
         }
         Flow::Continue
     }
 
     fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
-        let Stream { start_ns, first_ns, end_ns, .. } = &mut *cx.stream;
-        if *start_ns != 0 && *end_ns == 0 && (body.is_last() || *first_ns == 0) {
+        let Stream { start_ns, grpc, first_ns, stream, .. } = *cx.stream;
+        let first = grpc && first_ns == 0;
+        if start_ns != 0 && (first || body.is_last()) {
             let now_ns = cx.host.now_ns();
-            if *first_ns == 0 {
-                *first_ns = now_ns;
+            if first {
+                cx.stream.first_ns = now_ns;
             }
-            if body.is_last() {
-                *end_ns = now_ns;
-            } else if cx.stream.stream && !cx.stream.permits.is_empty() {
-                let outcome =
-                    if self.settings.failures.has_status(cx.stream.status) { Outcome::Error } else { Outcome::Success };
-                self.end(cx, now_ns, now_ns, outcome);
+            if body.is_last() || stream {
+                self.over(cx, now_ns, None);
             }
         }
         Pass::On
     }
 
     fn response_trailers(&self, cx: &mut Context<'_, Self>, _body: &Body<'_>) {
-        if cx.stream.start_ns != 0 && cx.stream.end_ns == 0 {
-            cx.stream.end_ns = cx.host.now_ns();
-            cx.stream.trailers = true;
+        if cx.stream.start_ns != 0 {
+            let status = cx.host.header(Map::ResponseTrailers, "grpc-status").ok();
+            self.over(cx, cx.host.now_ns(), number(status.as_deref()));
         }
     }
 
-    fn log(&self, cx: &mut Context<'_, Self>, _request: &Headers<'_>, response: &Headers<'_>) {
-        if cx.stream.start_ns == 0 {
-            return;
+    fn log(&self, cx: &mut Context<'_, Self>, _request: &Headers<'_>, _response: &Headers<'_>) {
+        // There was no response, or not all of it.
+        if cx.stream.start_ns != 0 {
+            let now_ns = cx.host.now_ns();
+            let error = self.settings.failures.has_status(cx.stream.status);
+            self.end(cx, now_ns, now_ns, outcome::of_proxy(cx.host, error));
         }
-        let grpc_status = match cx.stream.grpc_status {
-            None if cx.stream.trailers => {
-                let status = cx.host.header(Map::ResponseTrailers, "grpc-status").ok();
-                number(status.as_deref())
-            }
-            status => status,
-        };
-        let Stream { start_ns, first_ns, headers_ns, end_ns, status, .. } = *cx.stream;
-        let error = self.settings.failures.has_status(status)
-            || grpc_status.is_some_and(|status| self.settings.failures.has_grpc(status));
-        let whole = end_ns != 0;
-        let now_ns = if whole { end_ns } else { cx.host.now_ns() };
-        let slow = |until_ns: u64| cx.state.is_slow(&cx.stream.resources, us(start_ns, until_ns));
-        // A stream is judged by its first byte. Whether it is one is asked only where that matters: a call of gRPC by its
-        // first message, which of one with a single message is the end.
-        let judged_ns = if grpc_status.is_some() && first_ns != 0 {
-            first_ns
-        } else if headers_ns != 0 && (!whole || slow(now_ns)) && self.is_stream(cx.stream, response) {
-            headers_ns
-        } else {
-            now_ns
-        };
-        let outcome = if whole && status < 400 && !error {
-            Outcome::Success
-        } else if !whole && judged_ns == headers_ns {
-            // However it ended, it had begun.
-            if error { Outcome::Error } else { Outcome::Success }
-        } else {
-            outcome::of_proxy(cx.host, error)
-        };
-        self.end(cx, now_ns, judged_ns, outcome);
     }
 }
 
@@ -363,9 +323,15 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether a response that did not come to its end is one that has none.
-    fn is_stream(&self, stream: &Stream, response: &Headers<'_>) -> bool {
-        stream.stream || response.look("content-type", |value| value.is_some_and(is_events))
+    /// The response is all there, or as much of it as counts. It is judged before the client has the end of it: whoever comes
+    /// next meets what it did. A call of gRPC is judged by its first message, which of one with a single message is the end.
+    fn over(&self, cx: &mut Context<'_, Self>, now_ns: u64, grpc_status: Option<u32>) {
+        let Stream { first_ns, status, .. } = *cx.stream;
+        let error = self.settings.failures.has_status(status)
+            || grpc_status.is_some_and(|status| self.settings.failures.has_grpc(status));
+        // What else an error could be of, the proxy says; a success is the upstream's, or nobody's that matters.
+        let outcome = if status < 400 && !error { Outcome::Success } else { outcome::of_proxy(cx.host, error) };
+        self.end(cx, now_ns, if first_ns != 0 { first_ns } else { now_ns }, outcome);
     }
 
     /// What a request says of its upstream is said; nothing that comes later counts. It is judged by the time up to
@@ -398,10 +364,15 @@ fn number<N: core::str::FromStr>(value: Option<&[u8]>) -> Option<N> {
     str::from_utf8(value?).ok()?.parse().ok()
 }
 
-/// Server-sent events: a response without an end in sight (letters of either case: RFC 9110, 8.3.1).
-fn is_events(content_type: &[u8]) -> bool {
-    const EVENTS: &[u8] = b"text/event-stream";
-    content_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
+/// Server-sent events: a response without an end in sight.
+const EVENTS: &[u8] = b"text/event-stream";
+/// With anything behind `+` or `;`.
+const GRPC: &[u8] = b"application/grpc";
+
+/// Whether a content type is this media type, whose letters may be of either case (RFC 9110, 8.3.1).
+fn is_of(content_type: &[u8], media_type: &[u8]) -> bool {
+    let Some((start, rest)) = content_type.split_at_checked(media_type.len()) else { return false };
+    start.eq_ignore_ascii_case(media_type) && matches!(rest, [] | [b'+' | b';' | b' ', ..])
 }
 
 kit::export!(CircuitBreaker);

@@ -72,7 +72,7 @@ pub(crate) static UNPROTECTED: Metric = Metric {
 const FORGET_NS: u64 = 3_600_000_000_000;
 /// When something bad ended, the other workers' counts are asked for before the next tick, if they are older than this,
 /// and for each breaker, whose counts are published and read, this much more.
-const SOON_NS: u64 = 1_000_000;
+const SOON_NS: u64 = 100_000;
 const SOON_EACH_NS: u64 = 10_000;
 /// How often a worker says that it is there, if it has counted anything.
 const HEARTBEAT_NS: u64 = 1_000_000_000;
@@ -273,15 +273,6 @@ impl State {
     /// Whether a rule of this table sends requests to another route.
     pub(crate) fn has_fallback(&self, table: usize) -> bool {
         self.table(table).is_some_and(|table| table.fallback)
-    }
-
-    /// Whether a request that took so long is slow under any rule of its resources.
-    pub(crate) fn is_slow(&self, places: &Places, rt_us: u64) -> bool {
-        let found = concerned(&self.tables, places);
-        found.filter_map(|at| self.entry(at)).any(|entry| match &entry.rule.strategy {
-            Strategy::SlowRatio { limit, .. } => rt_us > entry.breaker.limit_us(limit),
-            Strategy::ErrorRatio { .. } | Strategy::ErrorCount { .. } => false,
-        })
     }
 
     /// Follows what all workers agreed on, if anything of it changed.

@@ -18,7 +18,31 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Every filter that is shipped.
 fn subjects() -> Vec<Subject> {
-    vec![trace_id(), latency(), log_scrub()]
+    vec![trace_id(), latency(), log_scrub(), circuit_breaker()]
+}
+
+fn circuit_breaker() -> Subject {
+    Subject {
+        name: "circuit-breaker",
+        // Each push edits the rule, and moves its counts into other buckets.
+        right: |number| {
+            json!({
+                "resources": ["cluster", "host"],
+                "rules": [{
+                    "id": "errors", "resource": "*", "strategy": "error_ratio", "threshold": 0.5,
+                    "interval": format!("{}ms", (number % 10_000).saturating_add(100)),
+                    "buckets": (number % 99).saturating_add(2),
+                }],
+                "properties": "all",
+            })
+        },
+        wrong: |number| json!({ "rules": [{ "resource": "*", "strategy": format!("strategy-{number}") }] }),
+        request: Request::get("/"),
+        check: |response| {
+            ensure!(response.status == 200, "wrong answer: {response:?}");
+            Ok(())
+        },
+    }
 }
 
 fn log_scrub() -> Subject {
