@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use circuit_breaker::CircuitBreaker;
 use kit::Filter as _;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ pub(crate) fn stats_tags() -> Vec<(String, String)> {
 
 /// The steps.
 pub(crate) async fn tour(tour: &Tour<'_>, thresholds: &Thresholds) -> Result<()> {
-    version(tour, 1).await?;
+    gauge(tour, "rules_version", 1).await?;
     tour.step(
         "An upstream turns sick, and the breaker opens",
         "The rules come from a server of thresholds. Ten requests fail; the next one does not go upstream, on no worker.",
@@ -64,6 +64,7 @@ pub(crate) async fn tour(tour: &Tour<'_>, thresholds: &Thresholds) -> Result<()>
         ensure!(status == 500, "the upstream says {status}");
     }
     let opened = Instant::now();
+    gauge(tour, "state", 2).await?;
     tour.row("sent", "ten times what the upstream answers with 500");
     let told = tour.send_to("protected", "/pay", &[], &[]).await?;
     ensure!(told.response.status == 503 && told.upstream.is_none(), "it was let through");
@@ -76,7 +77,7 @@ pub(crate) async fn tour(tour: &Tour<'_>, thresholds: &Thresholds) -> Result<()>
     );
     thresholds.set(rules(0.8).to_string());
     tour.row("rules", &rules(0.8).to_string());
-    version(tour, 2).await?;
+    gauge(tour, "rules_version", 2).await?;
     let told = tour.send_to("protected", "/pay", &[], &[]).await?;
     ensure!(told.response.status == 503 && told.upstream.is_none(), "the update let it through");
 
@@ -100,18 +101,17 @@ pub(crate) async fn tour(tour: &Tour<'_>, thresholds: &Thresholds) -> Result<()>
     Ok(())
 }
 
-/// Waits until the proxy has the rules of that version.
-async fn version(tour: &Tour<'_>, version: u32) -> Result<()> {
-    let wanted = format!(" {version}");
-    for _ in 0..100 {
+/// Waits until a gauge stands so.
+async fn gauge(tour: &Tour<'_>, name: &str, wanted: u32) -> Result<()> {
+    let (name, wanted) = (format!("meshfilter_circuit_{name}{{"), format!(" {wanted}"));
+    for _ in 0..200 {
         let metrics = tour.envoy.admin_get("/stats/prometheus").await?;
-        let of = metrics.lines().find(|line| line.starts_with("meshfilter_circuit_rules_version"));
-        if of.is_some_and(|line| line.ends_with(&wanted)) {
+        if metrics.lines().any(|line| line.starts_with(&name) && line.ends_with(&wanted)) {
             return Ok(());
         }
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(50)).await;
     }
-    bail!("the rules of version {version} did not come")
+    bail!("{name}…}} did not become{wanted}")
 }
 
 /// What to try with a demo that goes on running.

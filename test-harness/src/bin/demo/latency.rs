@@ -55,8 +55,12 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
     tour.step("What Prometheus gets of the two", "Labels from a closed set, an objective, and nothing left in flight.");
     let ours = eventually("both requests in the histogram", PATIENCE, async || {
         let text = tour.envoy.admin_get("/stats/prometheus").await.map_err(|error| format!("{error:#}"))?;
-        let wanted =
-            |line: &&str| line.starts_with("meshfilter_") && !line.contains("_trace_") && !line.contains("_bucket");
+        let wanted = |line: &&str| {
+            line.starts_with("meshfilter_")
+                && !line.contains("_trace_")
+                && !line.contains("_circuit_")
+                && !line.contains("_bucket")
+        };
         let ours: Vec<&str> = text.lines().filter(wanted).collect();
         // It shows a histogram from its first value on, and the value at the next flush.
         let counts = ours.iter().filter(|line| line.contains("request_duration_millis_count"));
