@@ -142,7 +142,12 @@ fn no_single_failure_makes_a_module_trap() {
         "random_get",
     ] {
         for fault in [Fault::of(call), Fault::of(call).after(1).times(1), Fault::of(call).status(Status::OK)] {
-            for (name, configuration) in [("trace-id", join), ("latency", LATENCY), ("log-scrub", LOG_SCRUB), ("circuit-breaker", CIRCUIT_BREAKER)] {
+            for (name, configuration) in [
+                ("trace-id", join),
+                ("latency", LATENCY),
+                ("log-scrub", LOG_SCRUB),
+                ("circuit-breaker", CIRCUIT_BREAKER),
+            ] {
                 live(name, configuration, &fault).unwrap_or_else(|trap| panic!("{name}, {fault:?}: {trap}"));
             }
         }

@@ -113,8 +113,9 @@ impl Filter for CircuitBreaker {
 
     fn configured(&self, cx: &mut RootContext<'_, Self>) {
         if cx.state.shared.id() == 0 {
-            let plugin = cx.host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
-            cx.state.shared = shared::Shared::new(&String::from_utf8_lossy(&plugin), cx.rng.next_u64());
+            let plugin = cx.host.property(&["plugin_name"]).unwrap_or_default();
+            // The proxy takes none that is not UTF-8.
+            cx.state.shared = shared::Shared::new(str::from_utf8(&plugin).unwrap_or_default(), cx.rng.next_u64());
         }
         let source = self.settings.source.as_ref().map(source::name);
         let of = (source, self.settings.mode);

@@ -603,6 +603,7 @@ impl Item {
     }
 }
 
+#[inline(never)]
 fn first(fields: &[(&'static str, bool)]) -> Option<&'static str> {
     fields.iter().find(|(_, given)| *given).map(|(field, _)| *field)
 }
@@ -627,6 +628,7 @@ fn buckets(number: u32) -> u32 {
 
 /// The least whole number that is not below `value`; `None` out of bounds. By halves, since numbers have no lossless way
 /// from float to whole.
+#[inline(never)]
 fn ceiling(value: f64) -> Option<u32> {
     if !(0.0..=f64::from(u32::MAX)).contains(&value) {
         return None;
@@ -660,6 +662,7 @@ fn out_of(field: &str, min: u32, max: u32) -> Refusal {
 }
 
 /// A whole number within bounds; `None` for a default: must be given.
+#[inline(never)]
 fn whole(field: &str, value: Option<f64>, min: u32, max: u32, default: Option<u32>) -> Result<u32, Refusal> {
     let Some(value) = value else {
         let missing = || Refusal::at(field, &format!("is missing, give a whole number from {min} to {max}"));
@@ -670,6 +673,7 @@ fn whole(field: &str, value: Option<f64>, min: u32, max: u32, default: Option<u3
 }
 
 /// A number from 0 to `most`.
+#[inline(never)]
 fn ratio(field: &str, value: Option<f64>, most: u32) -> Result<f64, Refusal> {
     let problem = match value {
         Some(value) if (0.0..=f64::from(most)).contains(&value) => return Ok(value),
@@ -680,6 +684,7 @@ fn ratio(field: &str, value: Option<f64>, most: u32) -> Result<f64, Refusal> {
 }
 
 /// Milliseconds, 1 to a day; the default is within that.
+#[inline(never)]
 fn span(field: &str, value: Option<Duration>, default: u64) -> Result<u64, Refusal> {
     let ms = value.map_or(default, Duration::ms);
     if (1..=u64::from(DAY_MS)).contains(&ms) {
@@ -689,12 +694,14 @@ fn span(field: &str, value: Option<Duration>, default: u64) -> Result<u64, Refus
     }
 }
 
+#[inline(never)]
 fn time(field: &str, text: Option<&str>) -> Result<Option<u64>, Refusal> {
     let wrong = || Refusal::at(field, "is no time, give one such as \"2026-01-01T00:00:00Z\"");
     text.map(|text| moment::read(text).ok_or_else(wrong)).transpose()
 }
 
 /// A name that stands in logs and metrics.
+#[inline(never)]
 fn name(field: &str, text: &str, longest: usize, cure: &str) -> Result<String, Refusal> {
     let problem = if text.is_empty() {
         "is missing or empty"
@@ -707,6 +714,7 @@ fn name(field: &str, text: &str, longest: usize, cure: &str) -> Result<String, R
 }
 
 /// The value of a header (RFC 9110, 5.5).
+#[inline(never)]
 pub(crate) fn value(field: &str, text: &str) -> Result<(), Refusal> {
     let valid = |b: u8| b == b'\t' || (b >= b' ' && b != 0x7f);
     if text.len() <= LONGEST_VALUE && text.bytes().all(valid) && text.trim_ascii() == text {
