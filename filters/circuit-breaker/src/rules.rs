@@ -558,9 +558,9 @@ impl Item {
         let threshold = |most| ratio("threshold", self.threshold, most);
         rule.strategy = match &self.strategy {
             None | Some(Word::Number(0)) => {
+                let field = "maxAllowedRtMs";
                 let limit = self.maxAllowedRtMs.filter(|ms| *ms != 0.0);
-                let limit = whole("maxAllowedRtMs", limit, 1, DAY_MS, None)
-                    .map_err(|wrong| if limit.is_none() { slow_without_limit(wrong) } else { wrong })?;
+                let limit = whole(field, Some(limit.ok_or_else(|| slow_without_limit(field))?), 1, DAY_MS, None)?;
                 Strategy::SlowRatio { limit: Limit::Fixed { us: us(limit.into()) }, threshold: threshold(1)? }
             }
             Some(Word::Number(1)) => Strategy::ErrorRatio { threshold: threshold(1)? },
@@ -585,7 +585,7 @@ impl Item {
         rule.strategy = match whole("grade", self.grade, 0, 2, Some(0))? {
             0 => {
                 let limit = self.count.filter(|ms| *ms != 0.0);
-                let limit = limit.ok_or_else(|| slow_without_limit(Refusal::at("count", "")))?;
+                let limit = limit.ok_or_else(|| slow_without_limit("count"))?;
                 let limit = rounded(limit).filter(|ms| (1..=DAY_MS).contains(ms));
                 let limit = limit.ok_or_else(|| out_of("count", 1, DAY_MS))?;
                 let threshold = ratio("slowRatioThreshold", self.slowRatioThreshold.or(Some(1.0)), 1)?;
@@ -608,9 +608,9 @@ fn first(fields: &[(&'static str, bool)]) -> Option<&'static str> {
     fields.iter().find(|(_, given)| *given).map(|(field, _)| *field)
 }
 
-fn slow_without_limit(mut wrong: Refusal) -> Refusal {
-    wrong.problem = "is missing, give the milliseconds beyond which a request is slow, such as 500".into();
-    wrong
+#[cold]
+fn slow_without_limit(field: &str) -> Refusal {
+    Refusal::at(field, "is missing, give the milliseconds beyond which a request is slow, such as 500")
 }
 
 fn ns(ms: u64) -> u64 {

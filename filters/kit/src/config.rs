@@ -18,24 +18,24 @@ use serde::{
 /// module is smaller: serde_json's own errors can print floating-point numbers, which alone is 20 KB.
 pub fn parse<C: DeserializeOwned>(text: &[u8]) -> Result<C, Refusal> {
     let tree = if text.trim_ascii().is_empty() { Tree::Object(Vec::new()) } else { read(text)? };
-    C::deserialize(&tree).map_err(|wrong| *wrong.0)
+    C::deserialize(&tree).map_err(|wrong| wrong.0)
 }
 
-/// A refusal on its way out: a pointer, since every step of reading hands on what may be one, and hardly ever is.
+/// A refusal on its way out.
 #[derive(Debug)]
-struct Wrong(Box<Refusal>);
+struct Wrong(Refusal);
 
 impl Wrong {
     #[cold]
     #[inline(never)]
     fn at(field: &str, problem: &str) -> Self {
-        Self(Box::new(Refusal::at(field, problem)))
+        Self(Refusal::at(field, problem))
     }
 
     #[cold]
     #[inline(never)]
     fn within(self, field: &str) -> Self {
-        Self(Box::new(self.0.within(field)))
+        Self(self.0.within(field))
     }
 
     #[cold]
