@@ -304,7 +304,7 @@ impl Settings {
                 return Err(Refusal::at(&format!("streams[{index}]"), "is empty and would mean all, take it out"));
             }
         }
-        let header = |field, name: &str| header_name(name).map_err(|problem| Refusal::at(field, &problem));
+        let header = |field, name: &str| header_name(name).map_err(|problem| Refusal::at(field, problem));
         let state_header = config.state_header.filter(|name| !name.is_empty());
         Ok(Self {
             rules,

@@ -271,7 +271,7 @@ impl CircuitBreaker {
         for kind in &self.settings.resources {
             let mut named = |from: Option<&[u8]>, method: &[u8]| {
                 let from = from?;
-                let cluster = (*kind == Kind::Cluster).then_some(from);
+                let cluster = matches!(kind, Kind::Cluster).then_some(from);
                 // The names of clusters are known as they are.
                 if let Some(known) = cluster.and_then(|cluster| state.known(table, cluster)) {
                     return known;

@@ -77,8 +77,7 @@ impl Lease {
 
 /// By what its keys are known: another source has other rules.
 pub(crate) fn name(source: &Endpoint) -> String {
-    let parts = [&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body];
-    let hash = rules::fnv(parts.iter().flat_map(|part| part.bytes()));
+    let hash = rules::fnv(&[&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body]);
     ["source-", itoa::Buffer::new().format(hash)].concat()
 }
 
