@@ -39,12 +39,9 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    let mut files = [
-        filter::<TraceId>("trace-id")?,
-        filter::<Latency>("latency")?,
-        filter::<CircuitBreaker>("circuit-breaker")?,
-    ]
-    .concat();
+    let mut files =
+        [filter::<TraceId>("trace-id")?, filter::<Latency>("latency")?, filter::<CircuitBreaker>("circuit-breaker")?]
+            .concat();
     for (path, text) in filter::<LogScrub>("log-scrub")? {
         let text = if path.ends_with("README.md") { fill(&text, "detectors", &detectors()?)? } else { text };
         files.push((path, text));

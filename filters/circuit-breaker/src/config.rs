@@ -304,7 +304,7 @@ impl Settings {
                 return Err(Refusal::at(&format!("streams[{index}]"), "is empty and would mean all, take it out"));
             }
         }
-        let header = |field, name: &str| header_name(name).map_err(|problem| Refusal::at(field, &problem));
+        let header = |field, name: &str| header_name(name).map_err(|problem| Refusal::at(field, problem));
         let state_header = config.state_header.filter(|name| !name.is_empty());
         Ok(Self {
             rules,
@@ -339,7 +339,8 @@ impl Endpoint {
         if !plain(&source.path) || !source.path.starts_with('/') || source.path.contains('#') {
             return Err(Refusal::at("path", "is no path, give one that begins with /, without blanks"));
         }
-        let host = || String::from_utf8_lossy(cluster_host(source.cluster.as_bytes())).into_owned();
+        // All that it is cut at is ASCII.
+        let host = || str::from_utf8(cluster_host(source.cluster.as_bytes())).unwrap_or(&source.cluster).into();
         let authority = source.authority.unwrap_or_else(host);
         if !plain(&authority) {
             return Err(Refusal::at("authority", "is no authority, give one such as rules.example.com"));
@@ -370,6 +371,7 @@ fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+#[inline(never)]
 fn within(field: &str, value: Duration, least: (u64, &str), most: (u64, &str)) -> Result<u64, Refusal> {
     let ms = value.ms();
     if (least.0..=most.0).contains(&ms) {

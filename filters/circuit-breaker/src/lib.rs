@@ -106,8 +106,9 @@ impl Filter for CircuitBreaker {
 
     fn configured(&self, cx: &mut RootContext<'_, Self>) {
         if cx.state.shared.id() == 0 {
-            let plugin = cx.host.property(&["plugin_name"]).map(|name| name.to_vec()).unwrap_or_default();
-            cx.state.shared = shared::Shared::new(&String::from_utf8_lossy(&plugin), cx.rng.next_u64());
+            let plugin = cx.host.property(&["plugin_name"]).unwrap_or_default();
+            // The proxy takes none that is not UTF-8.
+            cx.state.shared = shared::Shared::new(str::from_utf8(&plugin).unwrap_or_default(), cx.rng.next_u64());
         }
         let source = self.settings.source.as_ref().map(source::name);
         let of = (source, self.settings.mode);
@@ -230,7 +231,7 @@ impl CircuitBreaker {
         for kind in &self.settings.resources {
             let mut named = |from: Option<&[u8]>, method: &[u8]| {
                 let from = from?;
-                let cluster = (*kind == Kind::Cluster).then_some(from);
+                let cluster = matches!(kind, Kind::Cluster).then_some(from);
                 // The names of clusters are known as they are.
                 if let Some(known) = cluster.and_then(|cluster| state.known(table, cluster)) {
                     return known;

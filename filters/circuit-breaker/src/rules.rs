@@ -35,7 +35,7 @@ const MIN_REQUESTS: u32 = 10;
 const BUCKETS: u32 = 10;
 
 /// A rule.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     /// Its name within the resource: as given, else made of resource and strategy, `payment-service/slow_ratio`, with `#2`
     /// for the second such. So a rule without a name keeps its state when its numbers are changed.
@@ -175,13 +175,19 @@ impl Rule {
 
     /// What its state for a resource is known by, on every worker: 64-bit FNV-1a of the resource, NUL, and the id.
     pub fn key(&self, resource: &str) -> u64 {
-        fnv(resource.bytes().chain([0]).chain(self.id.bytes()))
+        fnv(&[resource, "\0", &self.id])
     }
 }
 
-/// 64-bit FNV-1a.
-pub(crate) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// 64-bit FNV-1a of the parts, one after the other.
+pub(crate) fn fnv(parts: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for part in parts {
+        for byte in part.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash
 }
 
 /// Reads a set of rules from a source's answer, those that say no mode enforcing.
@@ -247,7 +253,14 @@ pub(crate) fn compile(items: &[Item], mode: Mode) -> Result<Vec<Rule>, Refusal> 
     Ok(rules.into_iter().map(|(_, _, rule)| rule).collect())
 }
 
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.same_but_id(other)
+    }
+}
+
 impl Rule {
+    #[inline(never)]
     fn same_but_id(&self, other: &Rule) -> bool {
         let Rule {
             id: _,
@@ -558,9 +571,9 @@ impl Item {
         let threshold = |most| ratio("threshold", self.threshold, most);
         rule.strategy = match &self.strategy {
             None | Some(Word::Number(0)) => {
+                let field = "maxAllowedRtMs";
                 let limit = self.maxAllowedRtMs.filter(|ms| *ms != 0.0);
-                let limit = whole("maxAllowedRtMs", limit, 1, DAY_MS, None)
-                    .map_err(|wrong| if limit.is_none() { slow_without_limit(wrong) } else { wrong })?;
+                let limit = whole(field, Some(limit.ok_or_else(|| slow_without_limit(field))?), 1, DAY_MS, None)?;
                 Strategy::SlowRatio { limit: Limit::Fixed { us: us(limit.into()) }, threshold: threshold(1)? }
             }
             Some(Word::Number(1)) => Strategy::ErrorRatio { threshold: threshold(1)? },
@@ -585,7 +598,7 @@ impl Item {
         rule.strategy = match whole("grade", self.grade, 0, 2, Some(0))? {
             0 => {
                 let limit = self.count.filter(|ms| *ms != 0.0);
-                let limit = limit.ok_or_else(|| slow_without_limit(Refusal::at("count", "")))?;
+                let limit = limit.ok_or_else(|| slow_without_limit("count"))?;
                 let limit = rounded(limit).filter(|ms| (1..=DAY_MS).contains(ms));
                 let limit = limit.ok_or_else(|| out_of("count", 1, DAY_MS))?;
                 let threshold = ratio("slowRatioThreshold", self.slowRatioThreshold.or(Some(1.0)), 1)?;
@@ -603,13 +616,14 @@ impl Item {
     }
 }
 
+#[inline(never)]
 fn first(fields: &[(&'static str, bool)]) -> Option<&'static str> {
     fields.iter().find(|(_, given)| *given).map(|(field, _)| *field)
 }
 
-fn slow_without_limit(mut wrong: Refusal) -> Refusal {
-    wrong.problem = "is missing, give the milliseconds beyond which a request is slow, such as 500".into();
-    wrong
+#[cold]
+fn slow_without_limit(field: &str) -> Refusal {
+    Refusal::at(field, "is missing, give the milliseconds beyond which a request is slow, such as 500")
 }
 
 fn ns(ms: u64) -> u64 {
@@ -627,6 +641,7 @@ fn buckets(number: u32) -> u32 {
 
 /// The least whole number that is not below `value`; `None` out of bounds. By halves, since numbers have no lossless way
 /// from float to whole.
+#[inline(never)]
 fn ceiling(value: f64) -> Option<u32> {
     if !(0.0..=f64::from(u32::MAX)).contains(&value) {
         return None;
@@ -660,6 +675,7 @@ fn out_of(field: &str, min: u32, max: u32) -> Refusal {
 }
 
 /// A whole number within bounds; `None` for a default: must be given.
+#[inline(never)]
 fn whole(field: &str, value: Option<f64>, min: u32, max: u32, default: Option<u32>) -> Result<u32, Refusal> {
     let Some(value) = value else {
         let missing = || Refusal::at(field, &format!("is missing, give a whole number from {min} to {max}"));
@@ -670,6 +686,7 @@ fn whole(field: &str, value: Option<f64>, min: u32, max: u32, default: Option<u3
 }
 
 /// A number from 0 to `most`.
+#[inline(never)]
 fn ratio(field: &str, value: Option<f64>, most: u32) -> Result<f64, Refusal> {
     let problem = match value {
         Some(value) if (0.0..=f64::from(most)).contains(&value) => return Ok(value),
@@ -680,6 +697,7 @@ fn ratio(field: &str, value: Option<f64>, most: u32) -> Result<f64, Refusal> {
 }
 
 /// Milliseconds, 1 to a day; the default is within that.
+#[inline(never)]
 fn span(field: &str, value: Option<Duration>, default: u64) -> Result<u64, Refusal> {
     let ms = value.map_or(default, Duration::ms);
     if (1..=u64::from(DAY_MS)).contains(&ms) {
@@ -689,12 +707,14 @@ fn span(field: &str, value: Option<Duration>, default: u64) -> Result<u64, Refus
     }
 }
 
+#[inline(never)]
 fn time(field: &str, text: Option<&str>) -> Result<Option<u64>, Refusal> {
     let wrong = || Refusal::at(field, "is no time, give one such as \"2026-01-01T00:00:00Z\"");
     text.map(|text| moment::read(text).ok_or_else(wrong)).transpose()
 }
 
 /// A name that stands in logs and metrics.
+#[inline(never)]
 fn name(field: &str, text: &str, longest: usize, cure: &str) -> Result<String, Refusal> {
     let problem = if text.is_empty() {
         "is missing or empty"
@@ -707,6 +727,7 @@ fn name(field: &str, text: &str, longest: usize, cure: &str) -> Result<String, R
 }
 
 /// The value of a header (RFC 9110, 5.5).
+#[inline(never)]
 pub(crate) fn value(field: &str, text: &str) -> Result<(), Refusal> {
     let valid = |b: u8| b == b'\t' || (b >= b' ' && b != 0x7f);
     if text.len() <= LONGEST_VALUE && text.bytes().all(valid) && text.trim_ascii() == text {

@@ -102,18 +102,18 @@ impl Shared {
         metrics.add_to(host, &CHANGES, labels, 1);
     }
 
-    /// Changes the board: `change` may run several times, each time on what is there.
-    pub(crate) fn change<R>(
+    /// Changes the board: `change` may run several times, each time on what is there, and says whether it did anything.
+    pub(crate) fn change(
         &self,
         host: &dyn Host,
-        mut change: impl FnMut(&mut Board) -> Option<R>,
-    ) -> Result<(R, Board), Unchanged> {
-        let key = self.key("board");
-        exchange(host, &key, |bytes| {
-            let mut board = bytes.and_then(Board::decode).unwrap_or_default();
-            let result = change(&mut board)?;
-            Some((board.encode(), (result, board)))
-        })
+        change: &mut dyn FnMut(&mut Board) -> bool,
+    ) -> Result<Board, Unchanged> {
+        let mut board = Board::default();
+        exchange(host, &self.key("board"), &mut |bytes| {
+            board = bytes.and_then(Board::decode).unwrap_or_default();
+            change(&mut board).then(|| board.encode())
+        })?;
+        Ok(board)
     }
 
     fn read_workers(&self, host: &dyn Host) -> (Vec<u64>, u32) {
@@ -128,10 +128,10 @@ impl Shared {
         if let Some(slot) = self.workers.iter().position(|id| *id == self.id) {
             return Some(slot);
         }
-        let id = self.id;
-        let (slot, workers) = exchange(host, &self.key("workers"), |bytes| {
-            let mut workers = bytes.map(read_ids).unwrap_or_default();
-            let slot = match workers.iter().position(|id| *id == 0) {
+        let (mut slot, mut workers) = (0, Vec::new());
+        exchange(host, &self.key("workers"), &mut |bytes| {
+            workers = bytes.map(read_ids).unwrap_or_default();
+            slot = match workers.iter().position(|id| *id == 0) {
                 Some(free) => free,
                 None => {
                     let stale = (0..workers.len()).find(|slot| match self.read_slot(host, *slot) {
@@ -145,9 +145,8 @@ impl Shared {
                 return None;
             }
             workers.resize(workers.len().max(slot.saturating_add(1)), 0);
-            *workers.get_mut(slot)? = id;
-            let bytes = workers.iter().flat_map(|id| id.to_le_bytes()).collect();
-            Some((bytes, (slot, workers)))
+            *workers.get_mut(slot)? = self.id;
+            Some(workers.iter().flat_map(|id| id.to_le_bytes()).collect())
         })
         .ok()?;
         self.workers = workers;
@@ -188,31 +187,33 @@ impl Shared {
         last: u64,
         (etag, body): (&[u8], &[u8]),
     ) -> Option<Document> {
-        exchange(host, &self.key(&[source, "/rules"].concat()), |bytes| {
+        let mut next = Document { version: 0, etag: etag.to_vec(), body: body.to_vec() };
+        exchange(host, &self.key(&[source, "/rules"].concat()), &mut |bytes| {
             let there = bytes.and_then(Document::decode).map_or(0, |there| there.version);
-            let next =
-                Document { version: there.max(last).saturating_add(1), etag: etag.to_vec(), body: body.to_vec() };
-            Some((next.encode(), next))
+            next.version = there.max(last).saturating_add(1);
+            Some(next.encode())
         })
-        .ok()
+        .ok()?;
+        Some(next)
     }
 }
 
-/// Changes what is under a key, as often as another worker is faster: `change` gives the new bytes and what comes of it.
-pub(crate) fn exchange<R>(
+/// Changes what is under a key, as often as another worker is faster: `change` gives the new bytes. Called and not
+/// copied into each place, as a size of the module.
+pub(crate) fn exchange(
     host: &dyn Host,
     key: &str,
-    mut change: impl FnMut(Option<&[u8]>) -> Option<(Vec<u8>, R)>,
-) -> Result<R, Unchanged> {
+    change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
+) -> Result<(), Unchanged> {
     for _ in 0..TRIES {
         let (old, cas) = match host.shared_data(key) {
             Ok((bytes, cas)) => (Some(bytes), cas),
             Err(Status::NotFound) => (None, CREATE),
             Err(_) => return Err(Unchanged::Host),
         };
-        let (new, result) = change(old.as_deref()).ok_or(Unchanged::Unwanted)?;
+        let new = change(old.as_deref()).ok_or(Unchanged::Unwanted)?;
         match host.set_shared_data(key, &new, cas) {
-            Ok(()) => return Ok(result),
+            Ok(()) => return Ok(()),
             Err(Status::CasMismatch) => {}
             Err(_) => return Err(Unchanged::Host),
         }

@@ -82,8 +82,7 @@ impl Lease {
 
 /// By what its keys are known: another source has other rules.
 pub(crate) fn name(source: &Endpoint) -> String {
-    let parts = [&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body];
-    let hash = rules::fnv(parts.iter().flat_map(|part| part.bytes()));
+    let hash = rules::fnv(&[&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body]);
     ["source-", itoa::Buffer::new().format(hash)].concat()
 }
 
@@ -109,7 +108,8 @@ impl Poll {
         }
         self.call = None;
         let id = shared.id();
-        let taken = exchange(host, &key, |bytes| {
+        let mut outcome = Ok(0);
+        let taken = exchange(host, &key, &mut |bytes| {
             let old = bytes.and_then(Lease::decode).unwrap_or_default();
             let others = old.id != id && now_ns < old.until_ns && old.until_ns.saturating_sub(now_ns) <= longest;
             let pause = jittered(pause(source, old.failures), cx.rng);
@@ -122,10 +122,10 @@ impl Poll {
                 ..old
             };
             // Somebody else asks: nothing is written.
-            let outcome = if others { Err(old.until_ns) } else { Ok(pause) };
-            Some((if others { old } else { new }.encode(), outcome))
+            outcome = if others { Err(old.until_ns) } else { Ok(pause) };
+            Some(if others { old } else { new }.encode())
         });
-        match taken {
+        match taken.map(|()| outcome) {
             Ok(Ok(pause)) => {
                 self.asks = true;
                 self.due_ns = now_ns.saturating_add(pause);
@@ -226,7 +226,7 @@ impl Poll {
         if self.said.take().is_some() {
             log::info!("circuit-breaker: the source of rules answers again");
         }
-        note(cx.host, key, |lease| Lease { good_ns: cx.now_ns, failures: 0, ..lease });
+        note(cx.host, key, &|lease| Lease { good_ns: cx.now_ns, failures: 0, ..lease });
     }
 
     fn failed(&mut self, shared: &Shared, cx: &mut Tick<'_>, key: &str, result: &str, problem: &str) {
@@ -236,7 +236,7 @@ impl Poll {
             log::warn!("circuit-breaker: the rules stay as they are: {problem}");
             self.said = Some(problem.into());
         }
-        note(cx.host, key, |lease| Lease { failures: lease.failures.saturating_add(1), ..lease });
+        note(cx.host, key, &|lease| Lease { failures: lease.failures.saturating_add(1), ..lease });
     }
 }
 
@@ -251,9 +251,9 @@ fn read(settings: &Settings, source: &Endpoint, answer: &Answer<'_>) -> Result<(
     Ok((body.into_owned(), rules))
 }
 
-fn note(host: &dyn Host, key: &str, change: impl Fn(Lease) -> Lease) {
+fn note(host: &dyn Host, key: &str, change: &dyn Fn(Lease) -> Lease) {
     // Who took the lease over meanwhile asks anew.
-    let _ = exchange(host, key, |bytes| Some((change(Lease::decode(bytes?)?).encode(), ())));
+    let _ = exchange(host, key, &mut |bytes| Some(change(Lease::decode(bytes?)?).encode()));
 }
 
 fn place_of(source: &Endpoint) -> String {

@@ -3,11 +3,13 @@
 use kit::prelude::*;
 
 /// Eight bytes, little-endian: keys and times, which are large.
+#[inline(never)]
 pub(crate) fn put_u64(to: &mut Vec<u8>, number: u64) {
     to.extend_from_slice(&number.to_le_bytes());
 }
 
 /// What is small as a rule: seven bits in a byte, the lowest first, and the eighth where more follow (LEB128).
+#[inline(never)]
 pub(crate) fn put_varint(to: &mut Vec<u8>, mut number: u64) {
     while number > 0x7f {
         let [low, ..] = number.to_le_bytes();
@@ -33,12 +35,14 @@ impl Reader<'_> {
         Some(*first)
     }
 
+    #[inline(never)]
     pub(crate) fn u64(&mut self) -> Option<u64> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_le_bytes(*first))
     }
 
+    #[inline(never)]
     pub(crate) fn varint(&mut self) -> Option<u64> {
         let mut number = 0_u64;
         for shift in (0..u64::BITS).step_by(7) {

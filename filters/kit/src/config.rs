@@ -18,24 +18,24 @@ use serde::{
 /// module is smaller: serde_json's own errors can print floating-point numbers, which alone is 20 KB.
 pub fn parse<C: DeserializeOwned>(text: &[u8]) -> Result<C, Refusal> {
     let tree = if text.trim_ascii().is_empty() { Tree::Object(Vec::new()) } else { read(text)? };
-    C::deserialize(&tree).map_err(|wrong| *wrong.0)
+    C::deserialize(&tree).map_err(|wrong| wrong.0)
 }
 
-/// A refusal on its way out: a pointer, since every step of reading hands on what may be one, and hardly ever is.
+/// A refusal on its way out.
 #[derive(Debug)]
-struct Wrong(Box<Refusal>);
+struct Wrong(Refusal);
 
 impl Wrong {
     #[cold]
     #[inline(never)]
     fn at(field: &str, problem: &str) -> Self {
-        Self(Box::new(Refusal::at(field, problem)))
+        Self(Refusal::at(field, problem))
     }
 
     #[cold]
     #[inline(never)]
     fn within(self, field: &str) -> Self {
-        Self(Box::new(self.0.within(field)))
+        Self(self.0.within(field))
     }
 
     #[cold]
@@ -664,20 +664,28 @@ impl HeaderName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub fn read(name: &str) -> Result<Self, &'static str> {
+        let name = name.to_ascii_lowercase();
+        // RFC 9110 5.6.2: token.
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+            return Err("is no header name, give 1 to 64 letters, digits or `-`, without `:`");
+        }
+        if Self::OF_THE_PROXY.contains(&name.as_str()) {
+            return Err("is a header that the proxy itself lives by, give another");
+        }
+        Ok(Self(name.into()))
+    }
 }
 
 impl<'de> Deserialize<'de> for HeaderName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?.to_ascii_lowercase();
-        // RFC 9110 5.6.2: token.
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
-            return Err(de::Error::custom("is no header name, give 1 to 64 letters, digits or `-`, without `:`"));
-        }
-        if Self::OF_THE_PROXY.contains(&name.as_str()) {
-            return Err(de::Error::custom("is a header that the proxy itself lives by, give another"));
-        }
-        Ok(Self(name.into()))
+        Self::read(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 

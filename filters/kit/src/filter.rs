@@ -182,9 +182,14 @@ impl Phases {
     }
 }
 
-/// Why a configuration was refused: where, what is wrong, and what would be right.
+/// Why a configuration was refused: where, what is wrong, and what would be right. A pointer, since every step of reading
+/// hands on what may be one, and hardly ever is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Refusal(Box<Problem>);
+
+/// What a [`Refusal`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
     /// `sampling.ratio`, `inject[2]`; empty for the whole.
     pub path: String,
     /// What is wrong and what would be right, in one line.
@@ -196,7 +201,7 @@ impl Refusal {
     #[cold]
     #[inline(never)]
     pub fn at(path: &str, problem: &str) -> Self {
-        Self { path: path.into(), problem: problem.into() }
+        Self(Box::new(Problem { path: path.into(), problem: problem.into() }))
     }
 
     /// The same, seen from the configuration that `field` is a part of.
@@ -205,8 +210,15 @@ impl Refusal {
     #[inline(never)]
     pub fn within(mut self, field: &str) -> Self {
         let joint = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
-        self.path = [field, joint, &self.path].concat();
+        self.0.path = [field, joint, &self.path].concat();
         self
+    }
+}
+
+impl core::ops::Deref for Refusal {
+    type Target = Problem;
+    fn deref(&self) -> &Problem {
+        &self.0
     }
 }
 
