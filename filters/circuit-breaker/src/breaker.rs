@@ -18,6 +18,8 @@ pub struct Breaker {
     pub others: Window,
     /// For an adaptive limit.
     pub baseline: Baseline,
+    /// Whether a bad one may be in the window: one that is healthy need not be summed up.
+    pub suspect: bool,
 }
 
 /// What a breaker says to a request.
@@ -53,6 +55,7 @@ impl Breaker {
             own: Window::new(rule.interval_ns, rule.buckets),
             others: Window::new(rule.interval_ns, rule.buckets),
             baseline: Baseline::default(),
+            suspect: false,
         }
     }
 
@@ -118,12 +121,15 @@ impl Breaker {
         {
             self.baseline.record(policy, done.now_ns, done.rt_us, rule.interval_ns);
         }
-        if bad { self.trips(rule, done.now_ns) } else { None }
+        self.suspect |= bad;
+        // A good one may be the one that was missing for enough requests.
+        if self.suspect { self.trips(rule, done.now_ns) } else { None }
     }
 
     /// The counts of all workers, if they trip the breaker.
-    pub fn trips(&self, rule: &Rule, now_ns: u64) -> Option<Counts> {
+    pub fn trips(&mut self, rule: &Rule, now_ns: u64) -> Option<Counts> {
         let counts = self.counts(now_ns);
+        self.suspect = counts.bad > 0;
         (self.word.state == State::Closed && rule.trips(counts.total, counts.bad)).then_some(counts)
     }
 

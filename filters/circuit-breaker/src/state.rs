@@ -674,8 +674,9 @@ impl State {
                 }
             }
             // One of theirs may be the one that was missing.
-            let more = breaker.others.sum(now_ns).bad > before.bad;
-            if more
+            let after = breaker.others.sum(now_ns);
+            breaker.suspect |= after.bad > 0;
+            if after != before
                 && entry.judges(now_ns)
                 && let Some(counts) = entry.breaker.trips(&entry.rule, now_ns)
             {
