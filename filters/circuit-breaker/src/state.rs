@@ -83,6 +83,8 @@ pub struct State {
     breakers: Vec<Option<Entry>>,
     /// By the configurations that have them; the place of one that is gone is none, and is taken again.
     tables: Vec<Option<Table>>,
+    /// Of the table that came last.
+    serial: u64,
     /// Of the board's versions, the last one that was followed.
     handled: u64,
     exchanged_ns: u64,
@@ -104,12 +106,19 @@ impl Entry {
     fn judges(&self, now_ns: u64) -> bool {
         matches!(self.rule.mode, Mode::Enforce | Mode::DryRun) && self.rule.is_active(now_ns)
     }
+
+    /// By which others know its counts: slow ones are no errors, where not all have heard of a change yet.
+    fn counted(&self) -> u64 {
+        self.breaker.key ^ u64::from(matches!(self.rule.strategy, Strategy::SlowRatio { .. }))
+    }
 }
 
 /// Which breakers the requests under one configuration meet.
 struct Table {
     /// Gone when the configuration is.
     owner: Weak<()>,
+    /// The later it came, the larger.
+    serial: u64,
     /// The name of its source, if it has one.
     source: Option<String>,
     /// Of rules that say none.
@@ -204,16 +213,13 @@ impl State {
         (source, mode): (Option<String>, Mode),
         rules: &[Rule],
     ) -> usize {
-        // Tables of configurations that are gone.
-        for table in &mut self.tables {
-            if table.as_ref().is_some_and(|table| table.owner.strong_count() == 0) {
-                *table = None;
-            }
-        }
-        self.polls.retain(|name, _| self.tables.iter().flatten().any(|table| table.source.as_ref() == Some(name)));
+        self.retire(host, metrics);
+        self.serial = self.serial.saturating_add(1);
+        let serial = self.serial;
         let (names, resources) = (HashMap::default(), Vec::new());
         let owner = Rc::downgrade(owner);
-        let table = Table { owner, source, mode, rules: Vec::new(), version: 0, fallback: false, resources, names };
+        let table =
+            Table { owner, serial, source, mode, rules: Vec::new(), version: 0, fallback: false, resources, names };
         let place = put(&mut self.tables, table);
         // What the source once said holds until it says something else.
         if !self.read_document(host, metrics, place) {
@@ -221,6 +227,22 @@ impl State {
         }
         self.follow(host, metrics);
         place
+    }
+
+    /// Drops the tables of configurations that are gone, and what only they had.
+    fn retire(&mut self, host: &dyn Host, metrics: &mut Metrics) {
+        let gone = |table: &Option<Table>| table.as_ref().is_some_and(|table| table.owner.strong_count() == 0);
+        if !self.tables.iter().any(gone) {
+            return;
+        }
+        let Self { tables, polls, breakers, .. } = self;
+        tables.iter_mut().filter(|table| gone(table)).for_each(|table| *table = None);
+        polls.retain(|name, _| tables.iter().flatten().any(|table| table.source.as_ref() == Some(name)));
+        // One that is there again, since the proxy went back to it, did not say so.
+        let mut left: Vec<&Table> = tables.iter().flatten().collect();
+        left.sort_unstable_by_key(|table| core::cmp::Reverse(table.serial));
+        hold(breakers, || left.iter().map(|table| table.rules.as_slice()));
+        self.forget(host, metrics);
     }
 
     /// Takes over other rules: what they name keeps its state, its counts and its retry time.
@@ -236,6 +258,8 @@ impl State {
         }
         table.fallback = rules.iter().any(|rule| rule.fallback.is_some());
         table.rules = rules;
+        // Also what this table has not met yet: a worker without requests still hears of the others'.
+        hold(breakers, || core::iter::once(table.rules.as_slice()));
         // What no rule met may be met now.
         table.names.retain(|_, resource| *resource != NONE);
         let Table { rules, resources, .. } = table;
@@ -250,12 +274,18 @@ impl State {
         self.shared.look_again();
     }
 
-    /// Drops breakers that no configuration has any more. Nothing is broken by a rule that is gone.
+    /// Drops breakers that no configuration has any more. Nothing is broken by a rule that is gone; but one that a rule
+    /// still names stays as long as there is something to it, whether or not a request has met it under that rule.
     fn forget(&mut self, host: &dyn Host, metrics: &mut Metrics) {
         let Self { tables, breakers, .. } = self;
         for (place, entry) in breakers.iter_mut().enumerate() {
+            let Some(Entry { resource, rule, breaker, .. }) = entry else { continue };
             let mut resources = tables.iter().flatten().flat_map(|table| &table.resources);
-            if resources.any(|resource| resource.breakers.contains(&place)) {
+            let says = breaker.word.state != Phase::Closed || breaker.counts(host.now_ns()).total > 0;
+            let named = |table: &Table| held(&table.rules, resource, &rule.id).is_some();
+            if resources.any(|resource| resource.breakers.contains(&place))
+                || (says && tables.iter().flatten().any(named))
+            {
                 continue;
             }
             if let Some(entry) = entry.take()
@@ -614,6 +644,7 @@ impl State {
     /// Time has passed: what this worker counted goes to the others, theirs comes here, and the source is asked.
     pub(crate) fn tick(&mut self, cx: &mut Tick<'_>, source: Option<&Endpoint>, tick_ns: u64) {
         let now_ns = cx.now_ns;
+        self.retire(cx.host, cx.metrics);
         self.follow(cx.host, cx.metrics);
         // Several configurations tick each for itself.
         if now_ns.abs_diff(self.exchanged_ns) >= tick_ns / 2 {
@@ -647,10 +678,11 @@ impl State {
         let quiet = now_ns.abs_diff(self.published_ns) < HEARTBEAT_NS;
         if self.counted || (!quiet && self.published_ns > 0) {
             let mut published: Vec<Published> = Vec::new();
-            for Entry { breaker, .. } in self.breakers.iter().flatten() {
+            for entry in self.breakers.iter().flatten() {
+                let breaker = &entry.breaker;
                 let buckets: Vec<_> = breaker.own.live(now_ns).collect();
                 if !buckets.is_empty() {
-                    let (key, since_ns, width_ns) = (breaker.key, breaker.word.since_ns, breaker.own.width_ns());
+                    let (key, since_ns, width_ns) = (entry.counted(), breaker.word.since_ns, breaker.own.width_ns());
                     published.push(Published { key, since_ns, width_ns, buckets });
                 }
             }
@@ -663,11 +695,12 @@ impl State {
         let mut trips = Vec::new();
         for (at, entry) in self.breakers.iter_mut().enumerate() {
             let Some(entry) = entry else { continue };
+            let counted = entry.counted();
             let breaker = &mut entry.breaker;
             let before = breaker.others.sum(now_ns);
             breaker.others.clear();
             for slot in &slots {
-                let found = slot.published.binary_search_by_key(&breaker.key, |published| published.key);
+                let found = slot.published.binary_search_by_key(&counted, |published| published.key);
                 let Some(told) = found.ok().and_then(|found| slot.published.get(found)) else { continue };
                 if told.since_ns == breaker.word.since_ns && told.width_ns == breaker.own.width_ns() {
                     told.buckets.iter().for_each(|bucket| breaker.others.merge(*bucket));
@@ -746,6 +779,22 @@ fn enter(
     metrics.add_to(host, &STATE, labels, 0);
     let breaker = Breaker::new(key, rule);
     put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels })
+}
+
+/// The breakers that are there come under these rules: each under those of the first set that has one for it.
+fn hold<'r, S: Iterator<Item = &'r [Rule]>>(breakers: &mut [Option<Entry>], sets: impl Fn() -> S) {
+    for Entry { resource, rule, breaker, .. } in breakers.iter_mut().flatten() {
+        if let Some(new) = sets().find_map(|rules| held(rules, resource, &rule.id)) {
+            breaker.under(rule, new);
+            rule.clone_from(new);
+        }
+    }
+}
+
+/// Of these rules the one of this name that meets a resource.
+fn held<'r>(rules: &'r [Rule], resource: &str, id: &str) -> Option<&'r Rule> {
+    let name = resource.as_bytes();
+    met(rules, resource::cluster_host(name), Some(name)).into_iter().find(|rule| rule.id == id)
 }
 
 /// The places of the breakers that concern a request.

@@ -1,5 +1,5 @@
 //! The filter in an emulated proxy: requests that begin and end when a test says so, and what can be seen from outside.
-#![allow(dead_code, missing_docs, reason = "each of the tests uses a part of it")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each of the tests uses a part of it")]
 
 use std::time::Duration;
 
