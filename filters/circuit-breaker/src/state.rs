@@ -611,6 +611,10 @@ impl State {
             for (at, counts) in trips {
                 let Some(Entry { rule, breaker, .. }) = self.entry(*at) else { continue };
                 let word = board.get(breaker.key);
+                // It may have opened and closed again since this worker last looked: then its counts are old.
+                if word.since_ns != breaker.word.since_ns {
+                    continue;
+                }
                 let state = word.state;
                 if let Some(new) = word.tripped(now_ns, rule.retry_ns) {
                     turns.push((*at, state, Cause::Counts(*counts)));

@@ -173,8 +173,15 @@ mod model {
             Decision::Probe
         }
 
-        /// `rt_us` is none where the end says nothing. True: by what it counts it opens now, if all is known.
-        pub fn ends(&mut self, now: u64, request: usize, worker: usize, begun: u64, how: Option<(u64, bool)>) -> bool {
+        /// `how` is none where the end says nothing. Given where it is counted: whether it opens now, if all is known.
+        pub fn ends(
+            &mut self,
+            now: u64,
+            request: usize,
+            worker: usize,
+            begun: u64,
+            how: Option<(u64, bool)>,
+        ) -> Option<bool> {
             let bad = how.map(|(rt_us, error)| self.rule.is_bad(rt_us, error));
             if self.state == State::HalfOpen && self.probes.iter().any(|(probe, _)| *probe == request) {
                 self.probes.retain(|(probe, _)| *probe != request);
@@ -191,9 +198,9 @@ mod model {
                     }
                 }
             }
-            let Some(bad) = bad else { return false };
+            let bad = bad?;
             if self.rule.mode == Mode::Disabled || self.state != State::Closed || begun < self.since {
-                return false;
+                return None;
             }
             self.done.push(Done { at: now, bad, worker });
             self.latest[worker] = now;
@@ -201,7 +208,7 @@ mod model {
             if self.done.len() > 4000 {
                 self.done.retain(|done| done.at > oldest);
             }
-            self.justified(now)
+            Some(self.justified(now))
         }
 
         pub fn justified(&self, now: u64) -> bool {
@@ -460,8 +467,8 @@ impl Trace {
             End::Reset => Some((rt_us, true)),
             End::Status(status) => Some((rt_us, status >= 500)),
         };
-        let opens = self.model.ends(now, id, request.worker, request.begun, said);
-        if opens && self.workers == 1 {
+        let counted = self.model.ends(now, id, request.worker, request.begun, said);
+        if counted == Some(true) && self.workers == 1 {
             self.model.open(now);
             self.seen.opened += 1;
         }
@@ -472,7 +479,7 @@ impl Trace {
             _ => {}
         }
         self.say(format!("{id} ends: {:?} after {rt_us} us", request.how));
-        self.compare(said.map(|_| request.worker));
+        self.compare(counted.map(|_| request.worker));
     }
 
     fn edit(&mut self) {
