@@ -18,6 +18,8 @@ pub struct Breaker {
     pub others: Window,
     /// For an adaptive limit.
     pub baseline: Baseline,
+    /// Whether a bad one may be in the window: one that is healthy need not be summed up.
+    pub suspect: bool,
 }
 
 /// What a breaker says to a request.
@@ -53,6 +55,7 @@ impl Breaker {
             own: Window::new(rule.interval_ns, rule.buckets),
             others: Window::new(rule.interval_ns, rule.buckets),
             baseline: Baseline::default(),
+            suspect: false,
         }
     }
 
@@ -107,13 +110,14 @@ impl Breaker {
 
     /// Counts a request, if it is one of this closed period. Counts are given where they trip the breaker.
     pub fn count(&mut self, rule: &Rule, done: &Completion) -> Option<Counts> {
-        if self.add(rule, done) { self.trips(rule, done.now_ns) } else { None }
+        self.add(rule, done)?;
+        self.trips(rule, done.now_ns)
     }
 
-    /// The same, without a look whether it trips: whether it might, because it is bad.
-    pub fn add(&mut self, rule: &Rule, done: &Completion) -> bool {
+    /// The same, without a look whether it trips: if it might, whether it was bad.
+    pub fn add(&mut self, rule: &Rule, done: &Completion) -> Option<bool> {
         if self.word.state != State::Closed || done.begun_ns < self.word.since_ns {
-            return false;
+            return None;
         }
         let bad = self.is_bad(rule, done);
         self.own.add(done.now_ns, bad);
@@ -123,12 +127,15 @@ impl Breaker {
         {
             self.baseline.record(policy, done.now_ns, done.rt_us, rule.interval_ns);
         }
-        bad
+        self.suspect |= bad;
+        // A good one may be the one that was missing for enough requests.
+        self.suspect.then_some(bad)
     }
 
     /// The counts of all workers, if they trip the breaker.
-    pub fn trips(&self, rule: &Rule, now_ns: u64) -> Option<Counts> {
+    pub fn trips(&mut self, rule: &Rule, now_ns: u64) -> Option<Counts> {
         let counts = self.counts(now_ns);
+        self.suspect = counts.bad > 0;
         (self.word.state == State::Closed && rule.trips(counts.total, counts.bad)).then_some(counts)
     }
 

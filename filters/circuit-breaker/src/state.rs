@@ -84,6 +84,8 @@ pub struct State {
     breakers: Vec<Option<Entry>>,
     /// By the configurations that have them; the place of one that is gone is none, and is taken again.
     tables: Vec<Option<Table>>,
+    /// Of the table that came last.
+    serial: u64,
     /// Of the board's versions, the last one that was followed.
     handled: u64,
     exchanged_ns: u64,
@@ -105,12 +107,19 @@ impl Entry {
     fn judges(&self, now_ns: u64) -> bool {
         matches!(self.rule.mode, Mode::Enforce | Mode::DryRun) && self.rule.is_active(now_ns)
     }
+
+    /// By which others know its counts: slow ones are no errors, where not all have heard of a change yet.
+    fn counted(&self) -> u64 {
+        self.breaker.key ^ u64::from(matches!(self.rule.strategy, Strategy::SlowRatio { .. }))
+    }
 }
 
 /// Which breakers the requests under one configuration meet.
 struct Table {
     /// Gone when the configuration is.
     owner: Weak<()>,
+    /// The later it came, the larger.
+    serial: u64,
     /// The name of its source, if it has one.
     source: Option<String>,
     /// Of rules that say none.
@@ -205,16 +214,13 @@ impl State {
         (source, mode): (Option<String>, Mode),
         rules: &[Rule],
     ) -> usize {
-        // Tables of configurations that are gone.
-        for table in &mut self.tables {
-            if table.as_ref().is_some_and(|table| table.owner.strong_count() == 0) {
-                *table = None;
-            }
-        }
-        self.polls.retain(|(name, _)| self.tables.iter().flatten().any(|table| table.source.as_ref() == Some(name)));
+        self.retire(host, metrics);
+        self.serial = self.serial.saturating_add(1);
+        let serial = self.serial;
         let (names, resources) = (Names::default(), Vec::new());
         let owner = Rc::downgrade(owner);
-        let table = Table { owner, source, mode, rules: Vec::new(), version: 0, fallback: false, resources, names };
+        let table =
+            Table { owner, serial, source, mode, rules: Vec::new(), version: 0, fallback: false, resources, names };
         let place = put(&mut self.tables, table);
         // What the source once said holds until it says something else.
         if !self.read_document(host, metrics, place) {
@@ -222,6 +228,25 @@ impl State {
         }
         self.follow(host, metrics);
         place
+    }
+
+    /// Drops the tables of configurations that are gone, and what only they had.
+    fn retire(&mut self, host: &dyn Host, metrics: &mut Metrics) {
+        let gone = |table: &Option<Table>| table.as_ref().is_some_and(|table| table.owner.strong_count() == 0);
+        if !self.tables.iter().any(gone) {
+            return;
+        }
+        let Self { tables, polls, breakers, .. } = self;
+        tables.iter_mut().filter(|table| gone(table)).for_each(|table| *table = None);
+        polls.retain(|(name, _)| tables.iter().flatten().any(|table| table.source.as_ref() == Some(name)));
+        // One that is there again, since the proxy went back to it, did not say so.
+        let mut left: Vec<&Table> = Vec::new();
+        for table in tables.iter().flatten() {
+            let place = left.iter().take_while(|before| before.serial > table.serial).count();
+            left.insert(place.min(left.len()), table);
+        }
+        hold(breakers, || left.iter().map(|table| table.rules.as_slice()));
+        self.forget(host, metrics);
     }
 
     /// Takes over other rules: what they name keeps its state, its counts and its retry time.
@@ -237,6 +262,8 @@ impl State {
         }
         table.fallback = rules.iter().any(|rule| rule.fallback.is_some());
         table.rules = rules;
+        // Also what this table has not met yet: a worker without requests still hears of the others'.
+        hold(breakers, || core::iter::once(table.rules.as_slice()));
         // What no rule met may be met now.
         table.names.0.retain(|(_, _, resource)| *resource != NONE);
         let Table { rules, resources, .. } = table;
@@ -251,12 +278,18 @@ impl State {
         self.shared.look_again();
     }
 
-    /// Drops breakers that no configuration has any more. Nothing is broken by a rule that is gone.
+    /// Drops breakers that no configuration has any more. Nothing is broken by a rule that is gone; but one that a rule
+    /// still names stays as long as there is something to it, whether or not a request has met it under that rule.
     fn forget(&mut self, host: &dyn Host, metrics: &mut Metrics) {
         let Self { tables, breakers, .. } = self;
         for (place, entry) in breakers.iter_mut().enumerate() {
+            let Some(Entry { resource, rule, breaker, .. }) = entry else { continue };
             let mut resources = tables.iter().flatten().flat_map(|table| &table.resources);
-            if resources.any(|resource| resource.breakers.contains(&place)) {
+            let says = breaker.word.state != Phase::Closed || breaker.counts(host.now_ns()).total > 0;
+            let named = |table: &Table| held(&table.rules, resource, &rule.id).is_some();
+            if resources.any(|resource| resource.breakers.contains(&place))
+                || (says && tables.iter().flatten().any(named))
+            {
                 continue;
             }
             if let Some(entry) = entry.take()
@@ -507,28 +540,32 @@ impl State {
         let Some(done) = done else { return };
         self.counted = true;
         let Self { tables, breakers, .. } = self;
-        let mut bad = false;
+        let (mut suspect, mut bad) = (false, false);
         for at in concerned(tables, places) {
             let Some(Entry { rule, breaker, .. }) = breakers.get_mut(at).and_then(Option::as_mut) else { continue };
-            if rule.mode != Mode::Disabled && rule.is_active(done.now_ns) {
-                bad |= breaker.add(rule, done);
+            if rule.mode != Mode::Disabled
+                && rule.is_active(done.now_ns)
+                && let Some(is_bad) = breaker.add(rule, done)
+            {
+                (suspect, bad) = (true, bad | is_bad);
             }
         }
-        if bad {
-            self.judge(host, metrics, places, done.now_ns);
+        if suspect {
+            self.judge(host, metrics, places, bad, done.now_ns);
         }
     }
 
-    /// A bad one came: whether it is one too many is said by the counts of all workers, as fresh as can be had cheaply.
+    /// Whether it was one too many. If it was bad, that is said by the counts of all workers, as fresh as can be had cheaply.
     #[cold]
-    fn judge(&mut self, host: &dyn Host, metrics: &mut Metrics, places: &Places, now_ns: u64) {
+    fn judge(&mut self, host: &dyn Host, metrics: &mut Metrics, places: &Places, bad: bool, now_ns: u64) {
         let breakers = u64::try_from(self.breakers.len()).unwrap_or(u64::MAX);
-        if now_ns.abs_diff(self.exchanged_ns) >= SOON_NS.saturating_add(breakers.saturating_mul(SOON_EACH_NS)) {
+        if bad && now_ns.abs_diff(self.exchanged_ns) >= SOON_NS.saturating_add(breakers.saturating_mul(SOON_EACH_NS)) {
             self.exchange(host, metrics, now_ns);
         }
+        let Self { tables, breakers, .. } = self;
         let mut trips = Vec::new();
-        for at in concerned(&self.tables, places) {
-            if let Some(entry) = self.entry(at)
+        for at in concerned(tables, places) {
+            if let Some(entry) = breakers.get_mut(at).and_then(Option::as_mut)
                 && entry.judges(now_ns)
                 && let Some(counts) = entry.breaker.trips(&entry.rule, now_ns)
             {
@@ -589,6 +626,10 @@ impl State {
             for (at, counts) in trips {
                 let Some(Entry { rule, breaker, .. }) = self.entry(*at) else { continue };
                 let word = board.get(breaker.key);
+                // It may have opened and closed again since this worker last looked: then its counts are old.
+                if word.since_ns != breaker.word.since_ns {
+                    continue;
+                }
                 let state = word.state;
                 if let Some(new) = word.tripped(now_ns, rule.retry_ns) {
                     turns.push((*at, state, Cause::Counts(*counts)));
@@ -622,6 +663,7 @@ impl State {
     /// Time has passed: what this worker counted goes to the others, theirs comes here, and the source is asked.
     pub(crate) fn tick(&mut self, cx: &mut Tick<'_>, source: Option<&Endpoint>, tick_ns: u64) {
         let now_ns = cx.now_ns;
+        self.retire(cx.host, cx.metrics);
         self.follow(cx.host, cx.metrics);
         // Several configurations tick each for itself.
         if now_ns.abs_diff(self.exchanged_ns) >= tick_ns / 2 {
@@ -658,10 +700,11 @@ impl State {
         let quiet = now_ns.abs_diff(self.published_ns) < HEARTBEAT_NS;
         if self.counted || (!quiet && self.published_ns > 0) {
             let mut published: Vec<Published> = Vec::new();
-            for Entry { breaker, .. } in self.breakers.iter().flatten() {
+            for entry in self.breakers.iter().flatten() {
+                let breaker = &entry.breaker;
                 let buckets: Vec<_> = breaker.own.live(now_ns).collect();
                 if !buckets.is_empty() {
-                    let (key, since_ns, width_ns) = (breaker.key, breaker.word.since_ns, breaker.own.width_ns());
+                    let (key, since_ns, width_ns) = (entry.counted(), breaker.word.since_ns, breaker.own.width_ns());
                     published.push(Published { key, since_ns, width_ns, buckets });
                 }
             }
@@ -674,19 +717,21 @@ impl State {
         let mut trips = Vec::new();
         for (at, entry) in self.breakers.iter_mut().enumerate() {
             let Some(entry) = entry else { continue };
+            let counted = entry.counted();
             let breaker = &mut entry.breaker;
             let before = breaker.others.sum(now_ns);
             breaker.others.clear();
             for slot in &slots {
-                let found = slot.published.binary_search_by_key(&breaker.key, |published| published.key);
+                let found = slot.published.binary_search_by_key(&counted, |published| published.key);
                 let Some(told) = found.ok().and_then(|found| slot.published.get(found)) else { continue };
                 if told.since_ns == breaker.word.since_ns && told.width_ns == breaker.own.width_ns() {
                     told.buckets.iter().for_each(|bucket| breaker.others.merge(*bucket));
                 }
             }
             // One of theirs may be the one that was missing.
-            let more = breaker.others.sum(now_ns).bad > before.bad;
-            if more
+            let after = breaker.others.sum(now_ns);
+            breaker.suspect |= after.bad > 0;
+            if after != before
                 && entry.judges(now_ns)
                 && let Some(counts) = entry.breaker.trips(&entry.rule, now_ns)
             {
@@ -783,6 +828,22 @@ fn enter(
     metrics.add_to(host, &STATE, labels, 0);
     let breaker = Breaker::new(key, rule);
     put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels })
+}
+
+/// The breakers that are there come under these rules: each under those of the first set that has one for it.
+fn hold<'r, S: Iterator<Item = &'r [Rule]>>(breakers: &mut [Option<Entry>], sets: impl Fn() -> S) {
+    for Entry { resource, rule, breaker, .. } in breakers.iter_mut().flatten() {
+        if let Some(new) = sets().find_map(|rules| held(rules, resource, &rule.id)) {
+            breaker.under(rule, new);
+            rule.clone_from(new);
+        }
+    }
+}
+
+/// Of these rules the one of this name that meets a resource.
+fn held<'r>(rules: &'r [Rule], resource: &str, id: &str) -> Option<&'r Rule> {
+    let name = resource.as_bytes();
+    met(rules, resource::cluster_host(name), Some(name)).into_iter().find(|rule| rule.id == id)
 }
 
 /// The places of the breakers that concern a request.
