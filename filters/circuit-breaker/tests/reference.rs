@@ -113,12 +113,14 @@ mod model {
         succeeded: u64,
         /// Requests that are probes, and when their permits run out.
         pub probes: Vec<(usize, u64)>,
+        /// The same of earlier periods: upstream still, without a say.
+        late: Vec<(usize, u64)>,
     }
 
     impl Breaker {
         pub fn new(rule: Rule) -> Self {
-            let (done, probes) = (Vec::new(), Vec::new());
-            Self { rule, state: State::Closed, since: 0, retry_at: 0, done, latest: [0; 4], succeeded: 0, probes }
+            let (done, probes, late) = (Vec::new(), Vec::new(), Vec::new());
+            Self { rule, state: State::Closed, since: 0, retry_at: 0, done, latest: [0; 4], succeeded: 0, probes, late }
         }
 
         pub fn window(&self, now: u64) -> impl Iterator<Item = &Done> {
@@ -148,7 +150,7 @@ mod model {
         pub fn open(&mut self, now: u64) {
             (self.state, self.retry_at) = (State::Open, now + self.rule.retry_ns);
             self.done.clear();
-            self.probes.clear();
+            self.late.append(&mut self.probes);
         }
 
         pub fn arrives(&mut self, now: u64, request: usize) -> Decision {
@@ -161,14 +163,19 @@ mod model {
             match self.state {
                 State::Closed => return Decision::Allowed,
                 State::Open if now < self.retry_at => return blocked,
-                State::Open => (self.state, self.succeeded) = (State::HalfOpen, 0),
-                State::HalfOpen => {}
+                State::Open | State::HalfOpen => {}
             }
-            let under_way: Vec<_> = self.probes.iter().copied().filter(|(_, until)| now < *until).collect();
-            if !under_way.is_empty() && self.succeeded + under_way.len() as u64 >= self.rule.probes {
+            let succeeded = if self.state == State::Open { 0 } else { self.succeeded };
+            let alive = |probes: &[(usize, u64)]| -> Vec<(usize, u64)> {
+                probes.iter().copied().filter(|(_, until)| now < *until).collect()
+            };
+            let (under_way, late) = (alive(&self.probes), alive(&self.late));
+            let upstream = under_way.len() + late.len();
+            if upstream > 0 && succeeded + upstream as u64 >= self.rule.probes {
                 return blocked;
             }
-            self.probes = under_way;
+            (self.state, self.succeeded) = (State::HalfOpen, succeeded);
+            (self.probes, self.late) = (under_way, late);
             self.probes.push((request, now + self.rule.lease_ns));
             Decision::Probe
         }
@@ -183,6 +190,7 @@ mod model {
             how: Option<(u64, bool)>,
         ) -> Option<bool> {
             let bad = how.map(|(rt_us, error)| self.rule.is_bad(rt_us, error));
+            self.late.retain(|(probe, _)| *probe != request);
             if self.state == State::HalfOpen && self.probes.iter().any(|(probe, _)| *probe == request) {
                 self.probes.retain(|(probe, _)| *probe != request);
                 match bad {
