@@ -76,7 +76,7 @@ impl Shared {
     pub(crate) fn news(&mut self, host: &dyn Host, metrics: &mut Metrics) -> Option<Board> {
         let labels = *self.labels.get_or_insert_with(|| metrics.labels(&[&self.plugin]));
         let changes = metrics.value_of(host, &CHANGES, labels);
-        // Where a host has no numbers to give, the tick still looks.
+        // Where a host has no numbers to give, it is looked at each time.
         if changes.is_some() && changes == self.seen {
             return None;
         }

@@ -82,6 +82,8 @@ pub struct State {
     polls: Vec<(String, Poll)>,
     /// Free places are none, and are taken again.
     breakers: Vec<Option<Entry>>,
+    /// Their places by their keys, in order.
+    index: Vec<(u64, usize)>,
     /// By the configurations that have them; the place of one that is gone is none, and is taken again.
     tables: Vec<Option<Table>>,
     /// Of the table that came last.
@@ -251,7 +253,7 @@ impl State {
 
     /// Takes over other rules: what they name keeps its state, its counts and its retry time.
     fn adopt(&mut self, host: &dyn Host, metrics: &mut Metrics, place: usize, rules: Vec<Rule>, version: u64) {
-        let Self { tables, breakers, shared, .. } = self;
+        let Self { tables, breakers, index, shared, .. } = self;
         let Some(table) = tables.get_mut(place).and_then(Option::as_mut) else { return };
         if table.version != version {
             table.version = version;
@@ -270,7 +272,7 @@ impl State {
         for Resource { name, host: met_by, cluster, breakers: meets } in resources {
             *meets = met(rules, met_by.as_bytes(), cluster.as_deref())
                 .into_iter()
-                .map(|rule| enter(breakers, host, metrics, name, rule))
+                .map(|rule| enter((&mut *breakers, &mut *index), host, metrics, name, rule))
                 .collect();
         }
         self.forget(host, metrics);
@@ -281,22 +283,27 @@ impl State {
     /// Drops breakers that no configuration has any more. Nothing is broken by a rule that is gone; but one that a rule
     /// still names stays as long as there is something to it, whether or not a request has met it under that rule.
     fn forget(&mut self, host: &dyn Host, metrics: &mut Metrics) {
-        let Self { tables, breakers, .. } = self;
-        for (place, entry) in breakers.iter_mut().enumerate() {
-            let Some(Entry { resource, rule, breaker, .. }) = entry else { continue };
-            let mut resources = tables.iter().flatten().flat_map(|table| &table.resources);
-            let says = breaker.word.state != Phase::Closed || breaker.counts(host.now_ns()).total > 0;
+        let now_ns = host.now_ns();
+        let Self { tables, breakers, index, .. } = self;
+        let mut met = vec![false; breakers.len()];
+        for place in tables.iter().flatten().flat_map(|table| &table.resources).flat_map(|resource| &resource.breakers)
+        {
+            if let Some(met) = met.get_mut(*place) {
+                *met = true;
+            }
+        }
+        for (place, _) in breakers.iter_mut().zip(met).filter(|(_, met)| !met) {
+            let Some(Entry { resource, rule, breaker, labels }) = place else { continue };
+            let says = breaker.word.state != Phase::Closed || breaker.counts(now_ns).total > 0;
             let named = |table: &Table| held(&table.rules, resource, &rule.id).is_some();
-            if resources.any(|resource| resource.breakers.contains(&place))
-                || (says && tables.iter().flatten().any(named))
-            {
+            if says && tables.iter().flatten().any(named) {
                 continue;
             }
-            if let Some(entry) = entry.take()
-                && entry.breaker.word.state != Phase::Closed
-            {
-                metrics.record_to(host, &STATE, entry.labels, 0);
+            if breaker.word.state != Phase::Closed {
+                metrics.record_to(host, &STATE, *labels, 0);
             }
+            index.retain(|(key, _)| *key != breaker.key);
+            *place = None;
         }
     }
 
@@ -359,7 +366,7 @@ impl State {
         name: &str,
         cluster: Option<&[u8]>,
     ) -> Option<usize> {
-        let Self { tables, breakers, shared, .. } = self;
+        let Self { tables, breakers, index, shared, .. } = self;
         let Table { rules, resources, names, .. } = tables.get_mut(table)?.as_mut()?;
         let key = cluster.unwrap_or(name.as_bytes());
         let met = met(rules, name.as_bytes(), cluster);
@@ -374,20 +381,27 @@ impl State {
         let own = cluster.filter(|cluster| met.iter().any(|rule| rule.resource.as_bytes() == *cluster));
         let met_by = name;
         let name = own.and_then(|own| str::from_utf8(own).ok()).unwrap_or(name);
-        let place = match resources.iter().position(|known| known.name == name) {
+        let place = match names.get(name.as_bytes()).filter(|place| *place != NONE) {
             Some(place) => place,
             None if resources.len() >= max => {
                 metrics.add(host, &UNPROTECTED, &[shared.plugin()], 1);
                 return None;
             }
             None => {
-                let meets = met.into_iter().map(|rule| enter(breakers, host, metrics, name, rule)).collect();
+                let meets = met
+                    .into_iter()
+                    .map(|rule| enter((&mut *breakers, &mut *index), host, metrics, name, rule))
+                    .collect();
                 let (cluster, name) = (own.map(Into::into), name.into());
                 resources.push(Resource { name, host: met_by.into(), cluster, breakers: meets });
                 resources.len().saturating_sub(1)
             }
         };
         names.insert(key, place);
+        if names.get(name.as_bytes()) != Some(place) {
+            // Under this name it may come by another way: another subset, or the host that a client asks for.
+            names.insert(name.as_bytes(), place);
+        }
         // Others may have opened it long ago.
         self.shared.look_again();
         self.follow(host, metrics);
@@ -809,25 +823,29 @@ fn sort(published: &mut [Published]) {
 
 /// The place of the breaker of a rule over a resource. The rule that comes last is the one that holds.
 fn enter(
-    breakers: &mut Vec<Option<Entry>>,
+    (breakers, index): (&mut Vec<Option<Entry>>, &mut Vec<(u64, usize)>),
     host: &dyn Host,
     metrics: &mut Metrics,
     resource: &str,
     rule: &Rule,
 ) -> usize {
     let key = rule.key(resource);
-    for (place, entry) in breakers.iter_mut().enumerate() {
-        if let Some(entry) = entry.as_mut().filter(|entry| entry.breaker.key == key) {
-            entry.breaker.under(&entry.rule, rule);
-            entry.rule.clone_from(rule);
-            return place;
-        }
+    let first = index.partition_point(|(known, _)| *known < key);
+    if let Some((known, place)) = index.get(first)
+        && *known == key
+        && let Some(Some(entry)) = breakers.get_mut(*place)
+    {
+        entry.breaker.under(&entry.rule, rule);
+        entry.rule.clone_from(rule);
+        return *place;
     }
     let labels = metrics.labels(&[resource, &rule.id]);
     // It is there from now on, as it stands: another worker may have opened it.
     metrics.add_to(host, &STATE, labels, 0);
     let breaker = Breaker::new(key, rule);
-    put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels })
+    let place = put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels });
+    index.insert(first, (key, place));
+    place
 }
 
 /// The breakers that are there come under these rules: each under those of the first set that has one for it.
