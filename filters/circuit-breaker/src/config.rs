@@ -416,13 +416,14 @@ impl Failures {
         let mut failures = Self::default();
         for (index, word) in errors.status.iter().enumerate() {
             let text = word.to_string();
-            let (from, to) = match text.strip_suffix("xx") {
-                Some(class) => ([class, "00"].concat(), [class, "99"].concat()),
-                None => (text.clone(), text),
+            // A class is one digit, a status three.
+            let (digits, length, width) = match text.strip_suffix("xx") {
+                Some(class) => (class, 1, 100_u16),
+                None => (text.as_str(), 3, 1),
             };
-            let number =
-                |text: &str| text.parse().ok().filter(|status| (100..=599).contains(status) && text.len() == 3);
-            let Some(range) = number(&from).zip(number(&to)) else {
+            let from = digits.parse::<u16>().ok().filter(|_| digits.len() == length);
+            let from = from.map(|number| number.saturating_mul(width)).filter(|from| (100..=599).contains(from));
+            let Some(range) = from.map(|from| (from, from.saturating_add(width.saturating_sub(1)))) else {
                 let problem = "is no status, give a class such as \"5xx\" or a status such as 429";
                 return Err(Refusal::at(&format!("status[{index}]"), problem));
             };

@@ -183,6 +183,10 @@ impl Filter for CircuitBreaker {
         if cx.stream.start_ns == 0 {
             return Flow::Continue;
         }
+        // Then the status of gRPC is among them: two headers, which are dearer one by one than all at once.
+        if headers.ends() {
+            headers.read();
+        }
         cx.stream.status = headers.look(":status", |value| number(value).unwrap_or(0));
         let now_ns = cx.host.now_ns();
         cx.stream.headers_ns = now_ns;
@@ -339,7 +343,7 @@ impl CircuitBreaker {
         self.publish(cx, "rejected", Some(at));
         let Reject { status, headers: mut pairs, body, retry_after, grpc_status } = reject;
         if retry_after {
-            pairs.push(("retry-after".into(), itoa::Buffer::new().format(wait).into()));
+            pairs.push(("retry-after".into(), wait.to_string()));
         }
         if let Some(name) = &self.settings.state_header {
             pairs.push((name.clone(), phase.into()));
@@ -357,10 +361,8 @@ impl CircuitBreaker {
             let _ = cx.host.set_filter_state("circuit.resource", resource.as_bytes());
             let _ = cx.host.set_filter_state("circuit.rule", rule.id.as_bytes());
             let _ = cx.host.set_filter_state("circuit.state", stands(rule, breaker).name().as_bytes());
-            let mut version = itoa::Buffer::new();
-            let _ = cx
-                .host
-                .set_filter_state("circuit.version", version.format(cx.state.version(self.table.get())).as_bytes());
+            let version = cx.state.version(self.table.get()).to_string();
+            let _ = cx.host.set_filter_state("circuit.version", version.as_bytes());
         }
     }
 
