@@ -301,7 +301,9 @@ impl Settings {
         }
         for (index, prefix) in config.streams.iter().enumerate() {
             if prefix.is_empty() {
-                return Err(Refusal::at(&format!("streams[{index}]"), "is empty and would mean all, take it out"));
+                return Err(Refusal::at("", "is empty and would mean all, take it out")
+                    .within_item(index)
+                    .within("streams"));
             }
         }
         let header = |field, name: &str| header_name(name).map_err(|problem| Refusal::at(field, problem));
@@ -425,7 +427,7 @@ impl Failures {
             let from = from.map(|number| number.saturating_mul(width)).filter(|from| (100..=599).contains(from));
             let Some(range) = from.map(|from| (from, from.saturating_add(width.saturating_sub(1)))) else {
                 let problem = "is no status, give a class such as \"5xx\" or a status such as 429";
-                return Err(Refusal::at(&format!("status[{index}]"), problem));
+                return Err(Refusal::at("", problem).within_item(index).within("status"));
             };
             failures.status.push(range);
         }
@@ -435,7 +437,7 @@ impl Failures {
             let number = named.and_then(|number| u32::try_from(number).ok()).or_else(|| text.parse().ok());
             let Some(number) = number.filter(|number| (1..=16).contains(number)) else {
                 let problem = "is no error of gRPC, give its number, 1 to 16, or its name such as UNAVAILABLE";
-                return Err(Refusal::at(&format!("grpc[{index}]"), problem));
+                return Err(Refusal::at("", problem).within_item(index).within("grpc"));
             };
             failures.grpc |= 1_u32.checked_shl(number).unwrap_or(0);
         }

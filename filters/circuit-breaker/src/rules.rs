@@ -213,7 +213,7 @@ pub(crate) fn compile(items: &[Item], mode: Mode) -> Result<Vec<Rule>, Refusal> 
     // Of each rule: the item that it was made of, and whether that gave an id.
     let mut origins: Vec<(usize, bool)> = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let within = |wrong: Refusal| wrong.within(&format!("[{index}]"));
+        let within = |wrong: Refusal| wrong.within_item(index);
         let mut rule = item.rule(mode).map_err(within)?;
         let named = !rule.id.is_empty();
         let mut alike = 1_u32;
@@ -252,7 +252,7 @@ pub(crate) fn compile(items: &[Item], mode: Mode) -> Result<Vec<Rule>, Refusal> 
         };
         if let Some((_, (of, _))) = rules.iter().zip(&origins).find(taken) {
             let problem = format!("is what [{of}] is called, which has no id, give another");
-            return Err(Refusal::at(&format!("[{index}].id"), &problem));
+            return Err(Refusal::at("id", &problem).within_item(*index));
         }
     }
     Ok(rules)
