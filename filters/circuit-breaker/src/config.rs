@@ -417,7 +417,7 @@ impl Failures {
     fn new(errors: &Errors) -> Result<Self, Refusal> {
         let mut failures = Self::default();
         for (index, word) in errors.status.iter().enumerate() {
-            let text = word.to_string();
+            let text = word.text();
             // A class is one digit, a status three.
             let (digits, length, width) = match text.strip_suffix("xx") {
                 Some(class) => (class, 1, 100_u16),
@@ -432,7 +432,7 @@ impl Failures {
             failures.status.push(range);
         }
         for (index, word) in errors.grpc.iter().enumerate() {
-            let text = word.to_string();
+            let text = word.text();
             let named = GRPC.iter().position(|name| name.eq_ignore_ascii_case(&text));
             let number = named.and_then(|number| u32::try_from(number).ok()).or_else(|| text.parse().ok());
             let Some(number) = number.filter(|number| (1..=16).contains(number)) else {

@@ -429,7 +429,7 @@ impl Item {
             None => String::new(),
             // sentinel-golang writes this for none.
             Some(Word::Text(id)) if id.is_empty() && matches!(form, Form::Golang) => String::new(),
-            Some(id) => name("id", &id.to_string(), LONGEST_ID, "give a name or leave it out")?,
+            Some(id) => name("id", &id.text(), LONGEST_ID, "give a name or leave it out")?,
         };
         let mut rule = Rule {
             id,
@@ -782,6 +782,14 @@ pub enum Word {
     Text(String),
     /// A whole number.
     Number(u64),
+}
+
+impl Word {
+    /// As a text.
+    #[inline(never)]
+    pub(crate) fn text(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl fmt::Display for Word {

@@ -170,6 +170,7 @@ impl Shared {
         self.key(&format!("slot/{slot}"))
     }
 
+    #[inline(never)]
     fn read_slot(&self, host: &dyn Host, slot: usize) -> Option<Slot> {
         Slot::decode(&host.shared_data(&self.slot_key(slot)).ok()?.0)
     }

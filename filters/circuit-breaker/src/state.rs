@@ -752,6 +752,7 @@ fn sort(published: &mut [Published]) {
 }
 
 /// The place of the breaker of a rule over a resource. The rule that comes last is the one that holds.
+#[inline(never)]
 fn enter(
     breakers: &mut Vec<Option<Entry>>,
     host: &dyn Host,
@@ -784,8 +785,16 @@ fn concerned<'s>(tables: &'s [Option<Table>], places: &'s Places) -> impl Iterat
 /// The rules that meet a name: those that say it, else those for all the rest.
 fn met<'r>(rules: &'r [Rule], name: &[u8], cluster: Option<&[u8]>) -> Vec<&'r Rule> {
     let meets = |rule: &&Rule| rule.resource != REST && resource::meets(&rule.resource, name, cluster);
-    let named: Vec<&Rule> = rules.iter().filter(meets).collect();
-    if named.is_empty() { rules.iter().filter(|rule| rule.resource == REST).collect() } else { named }
+    let mut met = Vec::new();
+    for rule in rules {
+        if meets(&rule) {
+            met.push(rule);
+        }
+    }
+    if met.is_empty() {
+        met.extend(rules.iter().filter(|rule| rule.resource == REST));
+    }
+    met
 }
 
 /// What a rule protects that protects all the rest.
