@@ -301,7 +301,9 @@ impl Settings {
         }
         for (index, prefix) in config.streams.iter().enumerate() {
             if prefix.is_empty() {
-                return Err(Refusal::at(&format!("streams[{index}]"), "is empty and would mean all, take it out"));
+                return Err(Refusal::at("", "is empty and would mean all, take it out")
+                    .within_item(index)
+                    .within("streams"));
             }
         }
         let header = |field, name: &str| header_name(name).map_err(|problem| Refusal::at(field, problem));
@@ -415,26 +417,27 @@ impl Failures {
     fn new(errors: &Errors) -> Result<Self, Refusal> {
         let mut failures = Self::default();
         for (index, word) in errors.status.iter().enumerate() {
-            let text = word.to_string();
-            let (from, to) = match text.strip_suffix("xx") {
-                Some(class) => ([class, "00"].concat(), [class, "99"].concat()),
-                None => (text.clone(), text),
+            let text = word.text();
+            // A class is one digit, a status three.
+            let (digits, length, width) = match text.strip_suffix("xx") {
+                Some(class) => (class, 1, 100_u16),
+                None => (text.as_str(), 3, 1),
             };
-            let number =
-                |text: &str| text.parse().ok().filter(|status| (100..=599).contains(status) && text.len() == 3);
-            let Some(range) = number(&from).zip(number(&to)) else {
+            let from = digits.parse::<u16>().ok().filter(|_| digits.len() == length);
+            let from = from.map(|number| number.saturating_mul(width)).filter(|from| (100..=599).contains(from));
+            let Some(range) = from.map(|from| (from, from.saturating_add(width.saturating_sub(1)))) else {
                 let problem = "is no status, give a class such as \"5xx\" or a status such as 429";
-                return Err(Refusal::at(&format!("status[{index}]"), problem));
+                return Err(Refusal::at("", problem).within_item(index).within("status"));
             };
             failures.status.push(range);
         }
         for (index, word) in errors.grpc.iter().enumerate() {
-            let text = word.to_string();
+            let text = word.text();
             let named = GRPC.iter().position(|name| name.eq_ignore_ascii_case(&text));
             let number = named.and_then(|number| u32::try_from(number).ok()).or_else(|| text.parse().ok());
             let Some(number) = number.filter(|number| (1..=16).contains(number)) else {
                 let problem = "is no error of gRPC, give its number, 1 to 16, or its name such as UNAVAILABLE";
-                return Err(Refusal::at(&format!("grpc[{index}]"), problem));
+                return Err(Refusal::at("", problem).within_item(index).within("grpc"));
             };
             failures.grpc |= 1_u32.checked_shl(number).unwrap_or(0);
         }

@@ -26,7 +26,7 @@ use kit::prelude::*;
 use kit::{Answer, Body, Context, Filter, Flow, Headers, Map, Metric, Pass, Phases, Refusal, Reply, RootContext};
 use outcome::Outcome;
 use resource::Kind;
-use rules::{Mode, Reject, Rule};
+use rules::{Mode, Rule};
 pub use state::State;
 use state::{Class, Permit, Places, Tick};
 
@@ -286,27 +286,35 @@ impl CircuitBreaker {
         cx.stream.start_ns = 0;
         let Some((_, rule, breaker)) = cx.state.named(at) else { return Flow::Continue };
         let phase = stands(rule, breaker).name();
-        let fallback = rule.fallback.clone();
         let wait_ns =
             if rule.mode == Mode::ForcedOpen { rule.retry_ns } else { breaker.word.retry_at_ns.saturating_sub(now_ns) };
         let wait = wait_ns.div_ceil(1_000_000_000).max(1);
-        let reject = rule.reject.clone().unwrap_or_else(|| self.settings.reject.clone());
-        if let Some(fallback) = fallback {
-            self.publish(cx, "fallback", Some(at));
+        if let Some(fallback) = &rule.fallback {
             headers.set(&self.settings.fallback_header, fallback.as_bytes());
+            self.publish(cx, "fallback", Some(at));
             return Flow::Continue;
         }
-        self.publish(cx, "rejected", Some(at));
-        let Reject { status, headers: mut pairs, body, retry_after, grpc_status } = reject;
-        if retry_after {
-            pairs.push(("retry-after".into(), itoa::Buffer::new().format(wait).into()));
+        let reject = rule.reject.as_ref().unwrap_or(&self.settings.reject);
+        let mut pairs = Vec::new();
+        let mut say = |name: &str, value: &str| pairs.push((name.into(), value.into()));
+        for (name, value) in &reject.headers {
+            say(name, value);
+        }
+        if reject.retry_after {
+            say("retry-after", &wait.to_string());
         }
         if let Some(name) = &self.settings.state_header {
-            pairs.push((name.clone(), phase.into()));
+            say(name, phase);
         }
-        let headers = pairs.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
-        let body = body.into_bytes();
-        Flow::Reply(Reply { status, headers, body, grpc_status: Some(grpc_status), details: "circuit_open" })
+        let reply = Reply {
+            status: reject.status,
+            headers: pairs,
+            body: reject.body.clone().into_bytes(),
+            grpc_status: Some(reject.grpc_status),
+            details: "circuit_open",
+        };
+        self.publish(cx, "rejected", Some(at));
+        Flow::Reply(reply)
     }
 
     /// Leaves for access logs what was decided.
@@ -317,10 +325,8 @@ impl CircuitBreaker {
             let _ = cx.host.set_filter_state("circuit.resource", resource.as_bytes());
             let _ = cx.host.set_filter_state("circuit.rule", rule.id.as_bytes());
             let _ = cx.host.set_filter_state("circuit.state", stands(rule, breaker).name().as_bytes());
-            let mut version = itoa::Buffer::new();
-            let _ = cx
-                .host
-                .set_filter_state("circuit.version", version.format(cx.state.version(self.table.get())).as_bytes());
+            let version = cx.state.version(self.table.get()).to_string();
+            let _ = cx.host.set_filter_state("circuit.version", version.as_bytes());
         }
     }
 

@@ -54,6 +54,7 @@ pub fn read(text: &str) -> Option<u64> {
 }
 
 /// A number of so many digits, and what follows it.
+#[inline(never)]
 fn digits(text: &[u8], count: usize) -> Option<(u64, &[u8])> {
     let (number, rest) = text.split_at_checked(count)?;
     let mut value = 0_u64;
@@ -64,6 +65,7 @@ fn digits(text: &[u8], count: usize) -> Option<(u64, &[u8])> {
 }
 
 /// What follows one of these signs.
+#[inline(never)]
 fn sign<'a>(text: &'a [u8], signs: &[u8]) -> Option<&'a [u8]> {
     let (first, rest) = text.split_first()?;
     signs.contains(first).then_some(rest)

@@ -45,7 +45,7 @@ impl Kind {
     pub fn read(list: &[String]) -> Result<Vec<Self>, Refusal> {
         let mut kinds: Vec<Self> = Vec::with_capacity(list.len());
         for (index, text) in list.iter().enumerate() {
-            let wrong = |problem: &str| Refusal::at(&format!("[{index}]"), problem);
+            let wrong = |problem: &str| Refusal::at("", problem).within_item(index);
             let kind = match text.as_str() {
                 "cluster" => Self::Cluster,
                 "host" => Self::Host,

@@ -209,10 +209,11 @@ pub(crate) fn compile(items: &[Item], mode: Mode) -> Result<Vec<Rule>, Refusal> 
     if items.len() > MOST_RULES {
         return Err(Refusal::at("", &format!("is too long, give up to {MOST_RULES} rules")));
     }
-    // With the item that each was made of, and whether that gave an id.
-    let mut rules: Vec<(usize, bool, Rule)> = Vec::with_capacity(items.len());
+    let mut rules: Vec<Rule> = Vec::with_capacity(items.len());
+    // Of each rule: the item that it was made of, and whether that gave an id.
+    let mut origins: Vec<(usize, bool)> = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let within = |wrong: Refusal| wrong.within(&format!("[{index}]"));
+        let within = |wrong: Refusal| wrong.within_item(index);
         let mut rule = item.rule(mode).map_err(within)?;
         let named = !rule.id.is_empty();
         let mut alike = 1_u32;
@@ -220,9 +221,12 @@ pub(crate) fn compile(items: &[Item], mode: Mode) -> Result<Vec<Rule>, Refusal> 
         if !named {
             rule.id = [&rule.resource, "/", rule.strategy.name()].concat();
         }
-        for (_, other_named, other) in rules.iter().filter(|(_, _, other)| other.resource == rule.resource) {
+        for (other, (_, other_named)) in rules.iter().zip(&origins) {
+            if other.resource != rule.resource {
+                continue;
+            }
             if named && *other_named && other.id == rule.id {
-                if *other != rule {
+                if !other.same_but_id(&rule) {
                     let problem = "stands there twice for this resource, give each rule its own";
                     return Err(within(Refusal::at("id", problem)));
                 }
@@ -238,19 +242,20 @@ pub(crate) fn compile(items: &[Item], mode: Mode) -> Result<Vec<Rule>, Refusal> 
         if alike > 1 {
             rule.id.push_str(&format!("#{alike}"));
         }
-        rules.push((index, named, rule));
+        rules.push(rule);
+        origins.push((index, named));
     }
     // An id that was given may be one that was made for another rule, earlier or later.
-    for (index, _, rule) in rules.iter().filter(|(_, named, _)| *named) {
-        let taken = |(_, named, other): &&(usize, bool, Rule)| {
+    for (rule, (index, _)) in rules.iter().zip(&origins).filter(|(_, (_, named))| *named) {
+        let taken = |(other, (_, named)): &(&Rule, &(usize, bool))| {
             !*named && other.id == rule.id && other.resource == rule.resource
         };
-        if let Some((of, ..)) = rules.iter().find(taken) {
+        if let Some((_, (of, _))) = rules.iter().zip(&origins).find(taken) {
             let problem = format!("is what [{of}] is called, which has no id, give another");
-            return Err(Refusal::at(&format!("[{index}].id"), &problem));
+            return Err(Refusal::at("id", &problem).within_item(*index));
         }
     }
-    Ok(rules.into_iter().map(|(_, _, rule)| rule).collect())
+    Ok(rules)
 }
 
 impl PartialEq for Rule {
@@ -424,7 +429,7 @@ impl Item {
             None => String::new(),
             // sentinel-golang writes this for none.
             Some(Word::Text(id)) if id.is_empty() && matches!(form, Form::Golang) => String::new(),
-            Some(id) => name("id", &id.to_string(), LONGEST_ID, "give a name or leave it out")?,
+            Some(id) => name("id", &id.text(), LONGEST_ID, "give a name or leave it out")?,
         };
         let mut rule = Rule {
             id,
@@ -751,11 +756,9 @@ impl<'de> Deserialize<'de> for Document {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("{\"rules\": []} or a list, [] for no rules")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Document, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = list.next_element()? {
-                    items.push(item);
-                }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Document, A::Error> {
+                // As a field is read, and not by another loop of its own.
+                let items = Vec::deserialize(de::value::SeqAccessDeserializer::new(list))?;
                 Ok(Document { items, is_list: true })
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
@@ -779,6 +782,14 @@ pub enum Word {
     Text(String),
     /// A whole number.
     Number(u64),
+}
+
+impl Word {
+    /// As a text.
+    #[inline(never)]
+    pub(crate) fn text(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl fmt::Display for Word {

@@ -16,7 +16,7 @@ use kit::{Host, Labels, Metric, MetricKind, Metrics, Status};
 pub(crate) static CHANGES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_changes_total",
-    help: "Changes of state, rules and workers that all workers follow.",
+    help: Metric::help("Changes of state, rules and workers that all workers follow."),
     labels: &["plugin"],
 };
 
@@ -167,9 +167,10 @@ impl Shared {
     }
 
     fn slot_key(&self, slot: usize) -> String {
-        self.key(&["slot/", itoa::Buffer::new().format(slot)].concat())
+        self.key(&format!("slot/{slot}"))
     }
 
+    #[inline(never)]
     fn read_slot(&self, host: &dyn Host, slot: usize) -> Option<Slot> {
         Slot::decode(&host.shared_data(&self.slot_key(slot)).ok()?.0)
     }

@@ -14,21 +14,21 @@ use kit::{Answer, Call, Host, Metric, MetricKind, Refusal, Rng};
 pub(crate) static UPDATES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_updates_total",
-    help: "Questions to the source of rules, by result: applied, unchanged, refused or unreachable.",
+    help: Metric::help("Questions to the source of rules, by result: applied, unchanged, refused or unreachable."),
     labels: &["plugin", "result"],
 };
 /// The rules that hold.
 pub(crate) static VERSION: Metric = Metric {
     kind: MetricKind::Gauge,
     name: "meshfilter_circuit_rules_version",
-    help: "How often rules of a source were accepted; 0 while those of the configuration hold.",
+    help: Metric::help("How often rules of a source were accepted; 0 while those of the configuration hold."),
     labels: &["plugin"],
 };
 /// How fresh they are.
 pub(crate) static AGE: Metric = Metric {
     kind: MetricKind::Gauge,
     name: "meshfilter_circuit_rules_age_seconds",
-    help: "Time since the source last said what the rules are, or that they are the same.",
+    help: Metric::help("Time since the source last said what the rules are, or that they are the same."),
     labels: &["plugin"],
 };
 
@@ -83,7 +83,7 @@ impl Lease {
 /// By what its keys are known: another source has other rules.
 pub(crate) fn name(source: &Endpoint) -> String {
     let hash = rules::fnv(&[&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body]);
-    ["source-", itoa::Buffer::new().format(hash)].concat()
+    format!("source-{hash}")
 }
 
 impl Poll {

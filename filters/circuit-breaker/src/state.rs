@@ -19,49 +19,49 @@ const LABELS: &[&str] = &["resource", "rule"];
 pub(crate) static STATE: Metric = Metric {
     kind: MetricKind::Gauge,
     name: "meshfilter_circuit_state",
-    help: "State of a breaker: 0 closed, 1 half open, 2 open.",
+    help: Metric::help("State of a breaker: 0 closed, 1 half open, 2 open."),
     labels: LABELS,
 };
 /// How it came there.
 pub(crate) static TRANSITIONS: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_transitions_total",
-    help: "Changes of a breaker's state, by where it came from and went to.",
+    help: Metric::help("Changes of a breaker's state, by where it came from and went to."),
     labels: &["resource", "rule", "from", "to"],
 };
 /// What it let pass.
 pub(crate) static ALLOWED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_allowed_total",
-    help: "Requests that a breaker let pass, probes not among them.",
+    help: Metric::help("Requests that a breaker let pass, probes not among them."),
     labels: LABELS,
 };
 /// What it did not.
 pub(crate) static REJECTED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_rejected_total",
-    help: "Requests that a breaker did not let pass: answered, or sent to the fallback.",
+    help: Metric::help("Requests that a breaker did not let pass: answered, or sent to the fallback."),
     labels: LABELS,
 };
 /// What it would not have let pass.
 pub(crate) static DRY_RUN: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_dry_run_rejected_total",
-    help: "Requests that a breaker in dry run let pass and would have rejected.",
+    help: Metric::help("Requests that a breaker in dry run let pass and would have rejected."),
     labels: LABELS,
 };
 /// What it tried.
 pub(crate) static PROBES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_probes_total",
-    help: "Requests that a breaker let pass to see whether the upstream is well again.",
+    help: Metric::help("Requests that a breaker let pass to see whether the upstream is well again."),
     labels: LABELS,
 };
 /// What has no breaker.
 pub(crate) static UNPROTECTED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_circuit_unprotected_total",
-    help: "Requests to resources beyond max_resources, which have no breakers.",
+    help: Metric::help("Requests to resources beyond max_resources, which have no breakers."),
     labels: &["plugin"],
 };
 
@@ -822,6 +822,7 @@ fn sort(published: &mut [Published]) {
 }
 
 /// The place of the breaker of a rule over a resource. The rule that comes last is the one that holds.
+#[inline(never)]
 fn enter(
     (breakers, index): (&mut Vec<Option<Entry>>, &mut Vec<(u64, usize)>),
     host: &dyn Host,
@@ -874,8 +875,16 @@ fn concerned<'s>(tables: &'s [Option<Table>], places: &'s Places) -> impl Iterat
 /// The rules that meet a name: those that say it, else those for all the rest.
 fn met<'r>(rules: &'r [Rule], name: &[u8], cluster: Option<&[u8]>) -> Vec<&'r Rule> {
     let meets = |rule: &&Rule| rule.resource != REST && resource::meets(&rule.resource, name, cluster);
-    let named: Vec<&Rule> = rules.iter().filter(meets).collect();
-    if named.is_empty() { rules.iter().filter(|rule| rule.resource == REST).collect() } else { named }
+    let mut met = Vec::new();
+    for rule in rules {
+        if meets(&rule) {
+            met.push(rule);
+        }
+    }
+    if met.is_empty() {
+        met.extend(rules.iter().filter(|rule| rule.resource == REST));
+    }
+    met
 }
 
 /// What a rule protects that protects all the rest.

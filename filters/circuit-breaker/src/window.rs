@@ -85,6 +85,7 @@ impl Window {
     }
 
     /// What ended in the window whose last bucket is that of now.
+    #[inline(never)]
     pub fn sum(&self, now_ns: u64) -> Counts {
         let mut counts = Bucket::default();
         self.live(now_ns).for_each(|bucket| counts.take(bucket.total, bucket.bad));
@@ -122,6 +123,7 @@ impl Window {
     }
 
     /// Adds another worker's bucket of the same width.
+    #[inline(never)]
     pub fn merge(&mut self, bucket: Bucket) {
         self.latest_ns = self.latest_ns.max(bucket.index.saturating_mul(self.width.get()));
         self.put(bucket);
@@ -164,6 +166,7 @@ impl Window {
     }
 
     /// Of two that share a place the later one stays.
+    #[inline(never)]
     fn put(&mut self, bucket: Bucket) {
         let place = self.place(bucket.index);
         if let Some(old) = self.ring.get_mut(place)

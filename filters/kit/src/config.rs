@@ -41,7 +41,7 @@ impl Wrong {
     #[cold]
     #[inline(never)]
     fn within_item(self, index: usize) -> Self {
-        self.within(&format!("[{index}]"))
+        Self(self.0.within_item(index))
     }
 }
 

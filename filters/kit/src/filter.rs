@@ -213,6 +213,14 @@ impl Refusal {
         self.0.path = [field, joint, &self.path].concat();
         self
     }
+
+    /// The same, seen from the list whose item `index` is.
+    #[must_use]
+    #[cold]
+    #[inline(never)]
+    pub fn within_item(self, index: usize) -> Self {
+        self.within(&format!("[{index}]"))
+    }
 }
 
 impl core::ops::Deref for Refusal {

@@ -56,10 +56,19 @@ impl<'h> Headers<'h> {
     /// where [`Headers::get`] would read them all; where they have been read already, none. The values of several pairs
     /// of that name may come joined by commas.
     pub fn look<R>(&self, name: &str, look: impl FnOnce(Option<&[u8]>) -> R) -> R {
-        if self.pairs.get().is_some() || !self.edits.list.is_empty() {
-            return look(self.get(name));
+        match self.find(name) {
+            Found::Here(value) => look(value),
+            Found::Asked(value) => look(value.as_deref()),
         }
-        look(self.host.header(self.map, name).ok().as_deref())
+    }
+
+    // Once in a module, and not once for each look.
+    #[inline(never)]
+    fn find(&self, name: &str) -> Found<'_> {
+        if self.pairs.get().is_some() || !self.edits.list.is_empty() {
+            return Found::Here(self.get(name));
+        }
+        Found::Asked(self.host.header(self.map, name).ok())
     }
 
     /// The values of every pair of that name, in order.
@@ -112,6 +121,12 @@ impl<'h> Headers<'h> {
             };
         }
     }
+}
+
+/// A header's value: among what was read, or from the host alone.
+enum Found<'a> {
+    Here(Option<&'a [u8]>),
+    Asked(Option<Bytes>),
 }
 
 /// Pairs in the ABI's encoding: count, then a length of name and value each (all u32 little-endian), then name, NUL,

@@ -13,13 +13,18 @@ pub struct Metric {
     pub kind: MetricKind,
     /// `meshfilter_<noun>_<unit>`, by Prometheus' rules of naming.
     pub name: &'static str,
-    /// One line for people.
+    /// One line for people, by [`Metric::help`].
     pub help: &'static str,
     /// Names of the labels, in the order that values are given in.
     pub labels: &'static [&'static str],
 }
 
 impl Metric {
+    /// For documentation, which is made natively: a module has nobody to show it to, and does not carry it.
+    pub const fn help(text: &'static str) -> &'static str {
+        if cfg!(target_arch = "wasm32") { "" } else { text }
+    }
+
     fn series(&self, values: &[&str]) -> String {
         let mut name = String::from(self.name);
         // To Prometheus a label without a value is none.

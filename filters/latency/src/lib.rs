@@ -18,7 +18,7 @@ use outcome::Protocol;
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident $kind:ident $text:literal $help:literal $labels:expr;)+) => {
         $($(#[$doc])* pub static $name: Metric =
-            Metric { kind: MetricKind::$kind, name: $text, help: $help, labels: $labels };)+
+            Metric { kind: MetricKind::$kind, name: $text, help: Metric::help($help), labels: $labels };)+
         const ALL: &[&Metric] = &[$(&$name),+];
     };
 }

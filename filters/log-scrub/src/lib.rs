@@ -44,7 +44,7 @@ use places::{Header, UNSCANNED};
 pub static FINDINGS: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_scrub_findings_total",
-    help: "Values that were found and covered, by rule and place.",
+    help: Metric::help("Values that were found and covered, by rule and place."),
     labels: &["rule", "place"],
 };
 
@@ -61,7 +61,7 @@ pub static UNSCANNED_TOTAL: Metric = Metric {
 pub static BYTES: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_scrub_bytes_total",
-    help: "Bytes that were looked at.",
+    help: Metric::help("Bytes that were looked at."),
     labels: &[],
 };
 

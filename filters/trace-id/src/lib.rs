@@ -31,7 +31,9 @@ use tracestate::Joined;
 pub static REQUESTS: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_trace_requests_total",
-    help: "Requests by what became of their trace context: continued, generated, restarted, linked, joined.",
+    help: Metric::help(
+        "Requests by what became of their trace context: continued, generated, restarted, linked, joined.",
+    ),
     labels: &["outcome", "format"],
 };
 
@@ -39,7 +41,9 @@ pub static REQUESTS: Metric = Metric {
 pub static INVALID: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_trace_invalid_total",
-    help: "Trace contexts that were refused, by format and reason: duplicate, length, syntax, version, zero.",
+    help: Metric::help(
+        "Trace contexts that were refused, by format and reason: duplicate, length, syntax, version, zero.",
+    ),
     labels: &["format", "reason"],
 };
 
@@ -47,7 +51,7 @@ pub static INVALID: Metric = Metric {
 pub static REPLACED: Metric = Metric {
     kind: MetricKind::Counter,
     name: "meshfilter_trace_replaced_total",
-    help: "Requests that went upstream with a context of the proxy's own tracer, by its format.",
+    help: Metric::help("Requests that went upstream with a context of the proxy's own tracer, by its format."),
     labels: &["format"],
 };
 
