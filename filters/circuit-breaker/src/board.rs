@@ -86,6 +86,11 @@ impl Word {
         (self.state == State::Closed).then(|| self.opened(now_ns, retry_ns))
     }
 
+    /// Whether an open one may be probed: it is time, or the clock was put back, which is not waited for.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.retry_at_ns || is_before(now_ns, self.opened_ns)
+    }
+
     /// A request comes that could be a probe, the first one from the time of the retry on. Leases that have run out make
     /// room, but those that succeeded and those in flight are no more than `probes` together.
     ///
@@ -95,10 +100,12 @@ impl Word {
         let lease = Lease { id, until_ns: now_ns.saturating_add(lease_ns) };
         let mut next = self.clone();
         match self.state {
-            State::Open if now_ns >= self.retry_at_ns => {
+            State::Open if self.is_due(now_ns) => {
                 next = Self { state: State::HalfOpen, since_ns: now_ns, succeeded: 0, leases: Vec::new(), ..next };
             }
-            State::HalfOpen => next.leases.retain(|lease| now_ns < lease.until_ns),
+            State::HalfOpen => {
+                next.leases.retain(|lease| now_ns < lease.until_ns && !is_before(now_ns, self.since_ns));
+            }
             State::Open | State::Closed => return Probe::Wait,
         }
         let in_flight = u32::try_from(next.leases.len()).unwrap_or(u32::MAX);
@@ -155,6 +162,11 @@ impl Word {
         next.leases.retain(|lease| lease.id != id);
         (self.state == State::HalfOpen && next.leases.len() < self.leases.len()).then_some(next)
     }
+}
+
+/// Whether a clock that showed `then_ns` was put back since, by more than two threads may differ in what they read.
+fn is_before(now_ns: u64, then_ns: u64) -> bool {
+    now_ns.saturating_add(1_000_000_000) < then_ns
 }
 
 /// What is agreed on about all breakers.

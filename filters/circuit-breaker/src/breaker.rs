@@ -75,14 +75,16 @@ impl Breaker {
     pub fn verdict(&self, now_ns: u64) -> Verdict {
         match self.word.state {
             State::Closed => Verdict::Pass,
-            State::Open if now_ns < self.word.retry_at_ns => Verdict::Block,
+            State::Open if !self.word.is_due(now_ns) => Verdict::Block,
             State::Open | State::HalfOpen => Verdict::Probe,
         }
     }
 
     /// Takes over what the workers agreed on. True where it began another period: then what was counted is of the last.
     pub fn follow(&mut self, word: &Word) -> bool {
-        let turned = self.word.since_ns != word.since_ns || self.word.state != word.state;
+        // One that closed long ago is taken off the board; it is the same period still.
+        let forgotten = *word == Word::default() && self.word.state == State::Closed;
+        let turned = !forgotten && (self.word.since_ns != word.since_ns || self.word.state != word.state);
         self.word.clone_from(word);
         if turned {
             self.own.clear();
