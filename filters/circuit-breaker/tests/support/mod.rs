@@ -51,11 +51,20 @@ impl Bed {
     /// # Panics
     /// When the configuration is refused.
     pub fn new(workers: usize, configuration: &str) -> Self {
-        Self::of(kit::testing::native::<CircuitBreaker>(), workers, configuration)
+        Self::seeded(11, workers, configuration)
+    }
+
+    /// One whose chances are others.
+    pub fn seeded(seed: u64, workers: usize, configuration: &str) -> Self {
+        Self::made(kit::testing::native::<CircuitBreaker>(), seed, workers, configuration)
     }
 
     pub fn of(code: Rc<dyn emulator::Code>, workers: usize, configuration: &str) -> Self {
-        let bed = Self { proxy: Proxy::new(workers, 11), code };
+        Self::made(code, 11, workers, configuration)
+    }
+
+    fn made(code: Rc<dyn emulator::Code>, seed: u64, workers: usize, configuration: &str) -> Self {
+        let bed = Self { proxy: Proxy::new(workers, seed), code };
         bed.proxy.set_property(&["xds", "cluster_name"], UP);
         bed.push(configuration);
         bed
