@@ -94,7 +94,7 @@ fn deviation_1_a_rule_edited_while_closed_keeps_its_counts() {
         assert_eq!(bed.state("r"), "closed", "{how}");
         // By what was counted so far the new threshold is reached.
         edit(&rule(4, "30s", r#", "interval": "20s""#).replacen(r#""interval": "10s","#, "", 1));
-        drop(bed.send(0, BAD));
+        let _ = bed.send(0, BAD);
         bed.advance(200);
         assert_eq!(bed.state("r"), "open", "{how}");
         assert!(
@@ -794,7 +794,7 @@ fn a_host_that_fails_or_lies_costs_the_breaker_and_no_request() {
                 bed.push(&from_source(r#", "properties": "all""#));
                 bed.advance(1200);
                 if open {
-                    (0..2).for_each(|_| drop(bed.send(0, BAD)));
+                    let _ = (bed.send(0, BAD), bed.send(0, BAD));
                     bed.advance(1200);
                 }
                 let fault = call.map_or_else(Fault::any, Fault::of).status(status);
@@ -818,7 +818,7 @@ fn a_host_that_fails_or_lies_costs_the_breaker_and_no_request() {
                 bed.proxy.clear_faults();
                 // It is well again.
                 bed.advance(60_000);
-                (0..4).for_each(|worker| drop(bed.send(worker % 2, GOOD)));
+                (0..4).for_each(|worker| _ = bed.send(worker % 2, GOOD));
                 bed.advance(2000);
                 assert!((0..4).all(|n| passes(&bed.begin(n % 2))), "{why}");
             }

@@ -237,8 +237,12 @@ impl Random {
         self.next() % most
     }
 
+    pub fn index(&mut self, most: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(most).unwrap())).unwrap()
+    }
+
     pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[usize::try_from(self.below(all.len() as u64)).unwrap()]
+        all[self.index(all.len())]
     }
 
     /// Once in so many times.
