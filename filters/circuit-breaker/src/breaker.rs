@@ -82,7 +82,9 @@ impl Breaker {
 
     /// Takes over what the workers agreed on. True where it began another period: then what was counted is of the last.
     pub fn follow(&mut self, word: &Word) -> bool {
-        let turned = self.word.since_ns != word.since_ns || self.word.state != word.state;
+        // One that closed long ago is taken off the board; it is the same period still.
+        let forgotten = *word == Word::default() && self.word.state == State::Closed;
+        let turned = !forgotten && (self.word.since_ns != word.since_ns || self.word.state != word.state);
         self.word.clone_from(word);
         if turned {
             self.own.clear();

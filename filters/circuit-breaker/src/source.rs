@@ -187,19 +187,19 @@ impl Poll {
         let place = name(source);
         let key = shared.key(&[&place, "/poller"].concat());
         match answer.status() {
-            Some(304) => self.good(shared, cx, &key, "unchanged"),
+            Some(304) => self.good(source, shared, cx, &key, "unchanged"),
             Some(200) => match read(settings, source, answer) {
                 Ok((body, rules)) => {
                     let etag = answer.header("etag").filter(|etag| etag.len() <= 256);
                     let etag = etag.as_deref().unwrap_or(&[]);
                     let last = shared.document(cx.host, &place);
                     if let Some(last) = last.filter(|last| last.body == body && last.etag == etag) {
-                        self.good(shared, cx, &key, "unchanged");
+                        self.good(source, shared, cx, &key, "unchanged");
                         // Another worker may have accepted it, and told nobody any more.
                         return Some(last.version);
                     }
                     let document = shared.accept(cx.host, &place, last_version, (etag, &body))?;
-                    self.good(shared, cx, &key, "applied");
+                    self.good(source, shared, cx, &key, "applied");
                     let (number, version) = (rules.len(), document.version);
                     log::info!(
                         "circuit-breaker: version {version} of the rules, {number} of them, from {}",
@@ -221,11 +221,13 @@ impl Poll {
         None
     }
 
-    fn good(&mut self, shared: &Shared, cx: &mut Tick<'_>, key: &str, result: &str) {
+    fn good(&mut self, source: &Endpoint, shared: &Shared, cx: &mut Tick<'_>, key: &str, result: &str) {
         cx.metrics.add(cx.host, &UPDATES, &[shared.plugin(), result], 1);
         if self.said.take().is_some() {
             log::info!("circuit-breaker: the source of rules answers again");
         }
+        // It is well: the pause that it was given for its failures is over.
+        self.due_ns = self.due_ns.min(cx.now_ns.saturating_add(pause(source, 0)));
         note(cx.host, key, &|lease| Lease { good_ns: cx.now_ns, failures: 0, ..lease });
     }
 

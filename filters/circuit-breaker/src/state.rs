@@ -926,7 +926,7 @@ fn why(rule: &Rule, breaker: &Breaker, cause: &Cause) -> String {
 fn span(us: u64) -> String {
     let ms = us / 1000;
     let (number, unit) = if ms > 0 && ms.is_multiple_of(1000) { (ms / 1000, "s") } else { (ms, "ms") };
-    [itoa::Buffer::new().format(number), unit].concat()
+    [&number.to_string(), unit].concat()
 }
 
 /// Names and the places of what they mean, by a number that is made of each. A sorted list and no hash table, which is

@@ -448,7 +448,7 @@ impl Trace {
             _ => 1000 + self.random.below(2 * limit),
         };
         // It goes through good times and bad ones.
-        let sick = now / (5000 * MS) % 3 == 0;
+        let sick = (now / (5000 * MS)).is_multiple_of(3);
         let how = match self.random.below(20) {
             0 => End::Gone,
             1 => End::Reset,

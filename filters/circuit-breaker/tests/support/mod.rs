@@ -1,11 +1,12 @@
 //! The filter in an emulated proxy: requests that begin and end when a test says so, and what can be seen from outside.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each of the tests uses a part of it")]
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use circuit_breaker::CircuitBreaker;
-use emulator::{Exchange, FailurePolicy, HttpStream, Message, Plugin, Proxy};
-use std::rc::Rc;
+use emulator::{CallEnd, Exchange, FailurePolicy, HttpStream, Message, Plugin, Proxy, VmKind};
 
 pub const MS: u64 = 1_000_000;
 /// Of workers, unless a configuration says otherwise.
@@ -50,11 +51,20 @@ impl Bed {
     /// # Panics
     /// When the configuration is refused.
     pub fn new(workers: usize, configuration: &str) -> Self {
-        Self::of(kit::testing::native::<CircuitBreaker>(), workers, configuration)
+        Self::seeded(11, workers, configuration)
+    }
+
+    /// One whose chances are others.
+    pub fn seeded(seed: u64, workers: usize, configuration: &str) -> Self {
+        Self::made(kit::testing::native::<CircuitBreaker>(), seed, workers, configuration)
     }
 
     pub fn of(code: Rc<dyn emulator::Code>, workers: usize, configuration: &str) -> Self {
-        let bed = Self { proxy: Proxy::new(workers, 11), code };
+        Self::made(code, 11, workers, configuration)
+    }
+
+    fn made(code: Rc<dyn emulator::Code>, seed: u64, workers: usize, configuration: &str) -> Self {
+        let bed = Self { proxy: Proxy::new(workers, seed), code };
         bed.proxy.set_property(&["xds", "cluster_name"], UP);
         bed.push(configuration);
         bed
@@ -227,12 +237,88 @@ impl Random {
         self.next() % most
     }
 
+    pub fn index(&mut self, most: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(most).unwrap())).unwrap()
+    }
+
     pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[usize::try_from(self.below(all.len() as u64)).unwrap()]
+        all[self.index(all.len())]
     }
 
     /// Once in so many times.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
+    }
+}
+
+/// What a source of rules says.
+#[derive(Clone, Debug)]
+pub struct Says {
+    pub status: u16,
+    pub body: String,
+    /// Told with 200; a question that names it gets 304.
+    pub etag: Option<String>,
+    pub after_ms: u64,
+    /// The connection breaks.
+    pub breaks: bool,
+}
+
+/// A question to a source.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub at_ns: u64,
+    pub by: VmKind,
+    pub headers: Vec<(String, String)>,
+    pub timeout: Duration,
+}
+
+/// A source of rules: the cluster `rules`.
+#[derive(Clone)]
+pub struct Source {
+    pub says: Rc<RefCell<Says>>,
+    pub asked: Rc<RefCell<Vec<Asked>>>,
+}
+
+impl Source {
+    pub fn new(bed: &Bed, body: &str) -> Self {
+        let says = Says { status: 200, body: body.into(), etag: None, after_ms: 1, breaks: false };
+        let source = Self { says: Rc::new(RefCell::new(says)), asked: Rc::default() };
+        let (says, asked, proxy) = (Rc::clone(&source.says), Rc::clone(&source.asked), bed.proxy.clone());
+        bed.proxy.cluster("rules", move |call| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let headers: Vec<_> = call.request.headers.iter().map(|(name, value)| (text(name), text(value))).collect();
+            let says = says.borrow();
+            let named = headers.iter().find(|(name, _)| name == "if-none-match").map(|(_, value)| value.clone());
+            let same = says.status == 200 && named.is_some() && named == says.etag;
+            asked.borrow_mut().push(Asked { at_ns: proxy.now_ns(), by: call.vm, headers, timeout: call.timeout });
+            let after = Duration::from_millis(says.after_ms);
+            if says.breaks {
+                return Some((after, CallEnd::Reset));
+            }
+            let status = if same { "304".to_owned() } else { says.status.to_string() };
+            let mut pairs = vec![(":status", status.as_str())];
+            if let Some(etag) = &says.etag {
+                pairs.push(("etag", etag));
+            }
+            let message = Message::new(pairs);
+            Some((after, CallEnd::Response(if same { message } else { message.chunk(&says.body) })))
+        });
+        source
+    }
+
+    pub fn say(&self, body: &str) {
+        *self.says.borrow_mut() = Says { status: 200, body: body.into(), etag: None, after_ms: 1, breaks: false };
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Says)) {
+        change(&mut self.says.borrow_mut());
+    }
+
+    pub fn times(&self) -> usize {
+        self.asked.borrow().len()
+    }
+
+    pub fn last(&self) -> Asked {
+        self.asked.borrow().last().expect("it was asked").clone()
     }
 }
