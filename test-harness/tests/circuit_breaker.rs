@@ -143,9 +143,19 @@ struct Health {
     /// No answer at all, to so many more requests.
     silent: AtomicUsize,
     at_once: AtomicUsize,
-    most_at_once: AtomicUsize,
-    /// When the clients sent what arrived here, by their own word.
-    arrived: Mutex<Vec<u64>>,
+    /// What the second of three takes longer than the first, and the third than the second.
+    stagger_ms: AtomicU64,
+    arrived: Mutex<Vec<Arrival>>,
+}
+
+/// A request at a [`Service`].
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    /// When it was sent, by the client's own word.
+    sent_ns: u64,
+    at_ns: u64,
+    /// How many there were then, with this one.
+    at_once: usize,
 }
 
 impl Drop for Service {
@@ -159,8 +169,7 @@ struct AtOnce<'a>(&'a Health);
 
 impl<'a> AtOnce<'a> {
     fn new(health: &'a Health) -> Self {
-        let now = health.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        health.most_at_once.fetch_max(now, Ordering::SeqCst);
+        health.at_once.fetch_add(1, Ordering::SeqCst);
         Self(health)
     }
 }
@@ -198,16 +207,17 @@ impl Service {
         self.health.silent.store(requests, Ordering::SeqCst);
     }
 
-    fn arrived(&self) -> Vec<u64> {
+    /// Of three requests the second takes so much longer than the first, and the third than the second.
+    fn stagger(&self, ms: u64) {
+        self.health.stagger_ms.store(ms, Ordering::SeqCst);
+    }
+
+    fn arrived(&self) -> Vec<Arrival> {
         self.health.arrived.lock().unwrap().clone()
     }
 
     fn at_once(&self) -> usize {
         self.health.at_once.load(Ordering::SeqCst)
-    }
-
-    fn most_at_once(&self) -> &AtomicUsize {
-        &self.health.most_at_once
     }
 }
 
@@ -229,15 +239,20 @@ impl Health {
                     break;
                 }
             }
-            self.arrived.lock().unwrap().push(sent);
             let at_once = AtOnce::new(&self);
+            let number = {
+                let mut arrived = self.arrived.lock().unwrap();
+                let at_once = self.at_once.load(Ordering::SeqCst);
+                arrived.push(Arrival { sent_ns: sent, at_ns: now_ns(), at_once });
+                u64::try_from(arrived.len()).unwrap()
+            };
             let silent = |left: usize| left.checked_sub(1);
             if self.silent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, silent).is_ok() {
                 // Until the caller leaves.
                 let _ = stream.fill_buf().await?;
                 return Ok(());
             }
-            let delay = self.delay_ms.load(Ordering::SeqCst);
+            let delay = self.delay_ms.load(Ordering::SeqCst) + number % 3 * self.stagger_ms.load(Ordering::SeqCst);
             if delay > 0 {
                 sleep(Duration::from_millis(delay)).await;
             }
@@ -340,9 +355,10 @@ fn first_rejection_ns(shots: &[Shot]) -> u64 {
     shots.iter().filter(|shot| shot.status == 503 && !shot.upstream).map(|shot| shot.done_ns).min().unwrap()
 }
 
-/// What the upstream got of what was sent in this time.
-fn sent_within(arrived: &[u64], from_ns: u64, until_ns: u64) -> usize {
-    arrived.iter().filter(|sent| (from_ns..until_ns).contains(sent)).count()
+/// What was sent after this time, and reached the upstream before that. Which was not on its way before, and not let
+/// through after it.
+fn reached(arrived: &[Arrival], sent_from_ns: u64, until_ns: u64) -> usize {
+    arrived.iter().filter(|arrival| arrival.sent_ns >= sent_from_ns && arrival.at_ns < until_ns).count()
 }
 
 // --- the opening ---
@@ -391,17 +407,16 @@ async fn from_the_opening_to_the_retry_not_one_request_reaches_a_sick_upstream()
         let (opened_ns, half_ns) = (written_ns(&opened), written_ns(&half));
         // The line is written a moment after the time from which the retry counts.
         assert!(half_ns - opened_ns + 250_000_000 >= RETRY_MS * 1_000_000, "{opened}\n{half}");
-        let probe = sent_within(&service.arrived(), first_ns, half_ns);
+        let extra = reached(&service.arrived(), first_ns, half_ns);
         let rejected = shots.iter().filter(|shot| shot.status == 503 && !shot.upstream).count();
         let before = shots.iter().filter(|shot| shot.upstream && shot.sent_ns < first_ns).count();
         let on_their_way = before - shots.iter().filter(|shot| shot.upstream && shot.sent_ns < opened_ns).count();
         println!(
             "{name}: {} requests, {rejected} rejected; {on_their_way} sent between the opening and the first rejection; \
-             then {probe} up to the retry, the probe",
+             then {extra} up to the retry",
             shots.len()
         );
-        // The probe itself was sent before its line was written.
-        assert!(probe <= 1, "{probe} requests reached the upstream while it was open");
+        assert_eq!(extra, 0, "requests reached the upstream while it was open");
         assert_eq!(turns(&envoy, "closed", "open").len(), 1);
         let labels = [("resource", "payment-service.default.svc.cluster.local")];
         let labels = if is_slow { labels } else { [("resource", name)] };
@@ -412,5 +427,335 @@ async fn from_the_opening_to_the_retry_not_one_request_reaches_a_sick_upstream()
         assert_eq!(value(&envoy, "allowed_total", &labels).await?, passed - 1.0);
         assert_no_trap(&envoy);
     }
+    Ok(())
+}
+
+// --- changes while it runs ---
+
+/// A source of rules that is asked as often as may be.
+fn source(more: Value) -> Value {
+    let mut source = json!({ "cluster": "rules", "path": "/rules", "interval": "100ms", "timeout": "2s" });
+    source.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    source
+}
+
+/// By everything that can change one: the source, the plugin's own configuration on its own and with its listener, and
+/// another VM.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_is_open_stays_open_until_its_time_whatever_is_changed() -> Result<()> {
+    const RETRY_MS: u64 = 15_000;
+    let service = Service::start().await?;
+    let set = |more: Value| {
+        let mut rule = rule(
+            json!({ "strategy": "error_ratio", "threshold": 0.5, "min_requests": 10, "retry_timeout": format!("{RETRY_MS}ms") }),
+        );
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([rule]).to_string()
+    };
+    let thresholds = Thresholds::start(set(json!({}))).await?;
+    // The cluster of the source, one by ECDS and one by LDS.
+    let plugin = |tick: &str, vm: &str| -> Result<HttpFilter> {
+        let vm = json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "value": vm });
+        let configuration = json!({ "source": source(json!({})), "tick": tick, "properties": "all" });
+        Ok(breaker(configuration)?.merge_plugin(json!({ "vm_config": { "configuration": vm } })))
+    };
+    let site = |name: &str, filter: HttpFilter| listener(name).filter(filter).route(Route::cluster("payment-service"));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", service.addr)
+        .cluster("rules", thresholds.addr())
+        .listener(site("lds", plugin("100ms", "a")?))
+        .listener(site("ecds", plugin("100ms", "a")?.discovered()))
+        .start()
+        .await?;
+    becomes(&envoy, "rules_version", &[], |version| version == 1.0).await?;
+    let floods = ["lds", "ecds"].map(|name| Flood::start(envoy.addr(name), 16));
+    for flood in &floods {
+        flood.wait(10, |shot| shot.status == 200).await?;
+    }
+    service.sick(true);
+    let opened = turned(&envoy, "closed", "open", 1).await?;
+    for flood in &floods {
+        flood.everywhere(|shot| shot.status == 503 && !shot.upstream).await?;
+    }
+    // The source says something else, again and again: a retry that would be over, a rule that would not have tripped,
+    // more probes, other windows, and, for a while, nothing at all of a rule of another name.
+    let changes = [
+        json!({ "retry_timeout": "100ms" }),
+        json!({ "threshold": 1.0, "min_requests": 100_000 }),
+        json!({ "probes": 5, "interval": "10s", "buckets": 20 }),
+        json!({ "threshold": 0.1, "retry_timeout": "1h" }),
+        json!({ "retry_timeout": "1ms", "probes": 1 }),
+    ];
+    for (n, change) in (2..).zip(changes) {
+        thresholds.set(set(change));
+        let version = f64::from(n);
+        becomes(&envoy, "rules_version", &[], |is| is == version).await?;
+        for flood in &floods {
+            flood.everywhere(|shot| shot.status == 503 && !shot.upstream).await?;
+        }
+    }
+    envoy.push_extension(&plugin("200ms", "a")?.discovered()).await?.accepted()?;
+    envoy.push([site("lds", plugin("200ms", "a")?), site("ecds", plugin("100ms", "a")?.discovered())]).await?.accepted()?;
+    for flood in &floods {
+        flood.everywhere(|shot| shot.status == 503 && !shot.upstream).await?;
+    }
+    // Another VM: what workers know of the breaker is gone, what they agreed on is not.
+    envoy.push_extension(&plugin("100ms", "b")?.discovered()).await?.accepted()?;
+    envoy.push([site("lds", plugin("100ms", "b")?), site("ecds", plugin("100ms", "a")?.discovered())]).await?.accepted()?;
+    for flood in &floods {
+        flood.everywhere(|shot| shot.status == 503 && !shot.upstream).await?;
+    }
+    let changed_ns = now_ns();
+    service.sick(false);
+    let half = turned(&envoy, "open", "half_open", 1).await?;
+    turned(&envoy, "half_open", "closed", 1).await?;
+    let (opened_ns, half_ns) = (written_ns(&opened), written_ns(&half));
+    assert!(changed_ns < half_ns, "the test was too slow, and has shown nothing");
+    assert!(half_ns - opened_ns + 250_000_000 >= RETRY_MS * 1_000_000, "{opened}\n{half}");
+    let mut shots = Vec::new();
+    for flood in floods {
+        flood.everywhere(|shot| shot.status == 200).await?;
+        shots.extend(flood.stop().await?);
+    }
+    let extra = reached(&service.arrived(), first_rejection_ns(&shots), half_ns);
+    let rejected = shots.iter().filter(|shot| shot.status == 503 && !shot.upstream).count();
+    println!("{rejected} rejected while open, over 5 sets of rules and 4 pushes; {extra} upstream up to the retry");
+    assert_eq!(extra, 0, "requests reached the upstream while it was open");
+    assert_eq!(turns(&envoy, "closed", "open").len(), 1);
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// Of rules that a source gives: after the line that says so, each request on each worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_worker_has_new_rules_within_a_tick() -> Result<()> {
+    let service = Service::start().await?;
+    let forced = |open: bool| {
+        let mode = if open { "forced_open" } else { "enforce" };
+        json!([rule(json!({ "strategy": "error_count", "threshold": 5, "mode": mode }))]).to_string()
+    };
+    let thresholds = Thresholds::start(forced(false)).await?;
+    let site = listener("in")
+        .filter(breaker(json!({ "source": source(json!({})), "properties": "all" }))?)
+        .route(Route::cluster("payment-service"));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", service.addr)
+        .cluster("rules", thresholds.addr())
+        .listener(site)
+        .start()
+        .await?;
+    becomes(&envoy, "rules_version", &[], |version| version == 1.0).await?;
+    let flood = Flood::start(envoy.addr("in"), 32);
+    let mut latest = 0;
+    for version in 2_u32..=11 {
+        let open = version % 2 == 0;
+        let before = flood.shots().len();
+        thresholds.set(forced(open));
+        let line = eventually("the line", LONG, async || {
+            let wanted = format!("rules, version {version}, from rules/rules");
+            said(&envoy).into_iter().find(|line| line.contains(&wanted)).ok_or_else(|| said(&envoy).join("\n"))
+        })
+        .await?;
+        flood.everywhere(|shot| (shot.status == 503) == open).await?;
+        becomes(&envoy, "rules_version", &[], |is| is == f64::from(version)).await?;
+        let applied_ns = written_ns(&line) + 1_000_000;
+        let old = |shot: &&Shot| (shot.status == 503) != open;
+        let last_ns = flood.shots()[before..].iter().filter(old).map(|shot| shot.sent_ns).max().unwrap_or(0);
+        latest = latest.max(last_ns.saturating_sub(applied_ns));
+        // A tick, and a second for a machine that has other things to do.
+        assert!(last_ns < applied_ns + 1_100_000_000, "{} ms later", (last_ns - applied_ns) / 1_000_000);
+    }
+    let fed = connections(&envoy, "in").await?;
+    assert!(fed.len() == 4 && !fed.contains(&0), "each worker has a part of the load: {fed:?}");
+    let shots = flood.stop().await?;
+    println!(
+        "{} requests over 10 sets of rules; the last one under old rules was sent {} us after the line that says the new ones",
+        shots.len(),
+        latest / 1000
+    );
+    eventually("the last version in the access log", PATIENCE, async || {
+        let line = envoy.access_log("in").pop().unwrap();
+        let line: Map<String, Value> = serde_json::from_str(&line).unwrap();
+        if line["version"] == "11" { Ok(()) } else { Err(format!("{line:?}")) }
+    })
+    .await?;
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// Over both protocols, on connections that stay and on new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_costs_a_request_where_the_upstream_is_well() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let set = |n: u32| {
+        let slow = json!({ "id": "slow", "strategy": "slow_ratio", "max_allowed_rt": "30s", "threshold": 0.5 });
+        let errors = json!({ "strategy": "error_ratio", "threshold": 0.1 + f64::from(n % 9) / 10.0,
+            "min_requests": 1 + n % 7, "interval": format!("{}s", 1 + n % 60), "buckets": 2 + n % 30 });
+        let mut rules = vec![rule(errors)];
+        if n % 2 == 0 {
+            rules.push(rule(slow));
+        }
+        json!({ "rules": rules }).to_string()
+    };
+    let thresholds = Thresholds::start(set(0)).await?;
+    let plugin = |n: u32| {
+        breaker(
+            json!({ "source": source(json!({})), "tick": format!("{}ms", 50 + n), "properties": if n % 2 == 0 { "all" } else { "changes" } }),
+        )
+    };
+    let site = |name: &str, filter: HttpFilter| listener(name).filter(filter).route(Route::cluster("payment-service"));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", upstream.addr())
+        .cluster("rules", thresholds.addr())
+        .listener(site("lds", plugin(0)?))
+        .listener(site("ecds", plugin(0)?.discovered()))
+        .start()
+        .await?;
+    let request = Request::get("/");
+    let loads = [
+        Load::h1(envoy.addr("ecds"), 8, &request),
+        Load::h2(envoy.addr("ecds"), 4, &request),
+        Load::h1(envoy.addr("lds"), 8, &request),
+        Load::h2(envoy.addr("lds"), 4, &request),
+    ];
+    let mut version = 0.0;
+    for n in 1..=20 {
+        thresholds.set(set(n));
+        envoy.push_extension(&plugin(n)?.discovered()).await?.accepted()?;
+        if n % 5 == 0 {
+            envoy.push([site("lds", plugin(n)?), site("ecds", plugin(n)?.discovered())]).await?.accepted()?;
+        }
+        version = becomes(&envoy, "rules_version", &[], |is| is > version).await?;
+        for load in &loads {
+            load.wait_for(20).await?;
+        }
+        drop(upstream.take());
+    }
+    let mut answered = 0;
+    for load in loads {
+        let report = load.stop().await;
+        report.all_ok()?;
+        answered += report.answered();
+    }
+    println!("{answered} requests, all 200, over 20 ECDS and 4 LDS pushes and {version} sets of rules");
+    assert_eq!(value(&envoy, "rejected_total", &[]).await?, 0.0);
+    assert_eq!(value(&envoy, "updates_total", &[("result", "refused")]).await?, 0.0);
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+// --- probes ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_probes_are_under_way_than_may_be() -> Result<()> {
+    const PROBES: usize = 3;
+    let service = Service::start().await?;
+    let rule = rule(
+        json!({ "strategy": "error_ratio", "threshold": 0.5, "min_requests": 10, "retry_timeout": "300ms", "probe_timeout": "60s", "probes": PROBES }),
+    );
+    let site = listener("in").filter(breaker(json!({ "rules": [rule] }))?).route(Route::cluster("payment-service"));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", service.addr)
+        .listener(site)
+        .start()
+        .await?;
+    service.sick(true);
+    let flood = Flood::start(envoy.addr("in"), 32);
+    turned(&envoy, "closed", "open", 1).await?;
+    flood.everywhere(|shot| !shot.upstream).await?;
+    let quiet = eventually("what was under way has ended", LONG, async || match service.at_once() {
+        0 => Ok(()),
+        n => Err(format!("{n}")),
+    });
+    quiet.await?;
+    let before = service.arrived().len();
+    service.delay(150);
+    turned(&envoy, "half_open", "open", 3).await?;
+    // Of each round one fails at once, and the others are still under way when the next round begins.
+    service.delay(0);
+    service.stagger(1000);
+    turned(&envoy, "half_open", "open", 8).await?;
+    // Then it is well, and slow.
+    service.sick(false);
+    let closed = turned(&envoy, "half_open", "closed", 1).await?;
+    service.stagger(0);
+    service.delay(150);
+    flood.everywhere(|shot| shot.status == 200).await?;
+    flood.wait(100, |shot| shot.status == 200).await?;
+    let shots = flood.stop().await?;
+    let (mut most, mut crowd, closed_ns) = (0, 0, written_ns(&closed));
+    for Arrival { at_ns, at_once, .. } in &service.arrived()[before..] {
+        let most = if *at_ns < closed_ns { &mut most } else { &mut crowd };
+        *most = (*most).max(*at_once);
+    }
+    let probes = value(&envoy, "probes_total", &[]).await?;
+    let rounds = turns(&envoy, "open", "half_open").len();
+    println!(
+        "{} requests, {probes} probes in {rounds} rounds, {most} at once up to the closing, {crowd} after it",
+        shots.len()
+    );
+    assert!(most <= PROBES, "{most} probes at once");
+    assert!(crowd > PROBES, "the count can tell");
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_never_ends_gives_its_place_to_another() -> Result<()> {
+    let service = Service::start().await?;
+    let rule = rule(
+        json!({ "strategy": "error_count", "threshold": 3, "retry_timeout": "300ms", "probe_timeout": "2s" }),
+    );
+    let site = listener("in")
+        .filter(breaker(json!({ "rules": [rule] }))?)
+        .route(Route::cluster("payment-service").merge(json!({ "route": { "timeout": "0s" } })));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", service.addr)
+        .listener(site)
+        .start()
+        .await?;
+    service.sick(true);
+    for _ in 0..3 {
+        assert_eq!(envoy.get("in", "/", ()).await?.status, 503);
+    }
+    turned(&envoy, "closed", "open", 1).await?;
+    service.sick(false);
+    service.silent(1);
+    let addr = envoy.addr("in");
+    // Whoever comes first from then on has no answer.
+    let mut clients = JoinSet::new();
+    for _ in 0..16 {
+        clients.spawn(async move {
+            let mut h1 = H1::connect(addr).await?;
+            loop {
+                let asked = timeout(Duration::from_secs(30), h1.send(&Request::get("/"))).await;
+                match asked {
+                    Ok(Ok(response)) if response.status == 200 => return anyhow::Ok(true),
+                    Ok(Ok(_)) => sleep(Duration::from_millis(5)).await,
+                    _ => return Ok(false),
+                }
+            }
+        });
+    }
+    let closed = turned(&envoy, "half_open", "closed", 1).await?;
+    let half = turned(&envoy, "open", "half_open", 1).await?;
+    assert!(written_ns(&closed) - written_ns(&half) + 250_000_000 >= 2_000_000_000, "{half}\n{closed}");
+    assert_eq!(service.at_once(), 1, "it is still under way");
+    assert_eq!(value(&envoy, "probes_total", &[]).await?, 2.0);
+    let mut well = 0;
+    while well < 15 {
+        well += usize::from(clients.join_next().await.unwrap()??);
+    }
+    // What never ended was none of the open period's, and says nothing of this one.
+    drop(clients);
+    eventually("it is gone", LONG, async || if service.at_once() == 0 { Ok(()) } else { Err(String::new()) }).await?;
+    assert_eq!(envoy.get("in", "/", ()).await?.status, 200);
+    assert_eq!((turns(&envoy, "closed", "open").len(), value(&envoy, "state", &[]).await?), (1, 0.0));
+    assert_no_trap(&envoy);
     Ok(())
 }
