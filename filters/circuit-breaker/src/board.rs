@@ -69,7 +69,13 @@ pub struct Word {
     pub succeeded: u32,
     /// Probes of this half-open period that have said nothing yet.
     pub leases: Vec<Lease>,
+    /// Probes of earlier periods that have not ended, and have not run out: they are upstream still, so they take places of
+    /// new ones. What they say counts no more.
+    pub late: Vec<Lease>,
 }
+
+/// A clock that was put back by more than this is not waited for.
+const CLOCK_NS: u64 = 60_000_000_000;
 
 /// Whether a request may be a probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +92,11 @@ impl Word {
         (self.state == State::Closed).then(|| self.opened(now_ns, retry_ns))
     }
 
+    /// Whether the time of the retry has come, if it is open.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.retry_at_ns || now_ns.saturating_add(CLOCK_NS) < self.opened_ns
+    }
+
     /// A request comes that could be a probe, the first one from the time of the retry on. Leases that have run out make
     /// room, but those that succeeded and those in flight are no more than `probes` together.
     ///
@@ -95,16 +106,17 @@ impl Word {
         let lease = Lease { id, until_ns: now_ns.saturating_add(lease_ns) };
         let mut next = self.clone();
         match self.state {
-            State::Open if now_ns >= self.retry_at_ns => {
+            State::Open if self.is_due(now_ns) => {
                 next = Self { state: State::HalfOpen, since_ns: now_ns, succeeded: 0, leases: Vec::new(), ..next };
             }
             State::HalfOpen => next.leases.retain(|lease| now_ns < lease.until_ns),
             State::Open | State::Closed => return Probe::Wait,
         }
-        let in_flight = u32::try_from(next.leases.len()).unwrap_or(u32::MAX);
-        let room = next.leases.is_empty() || next.succeeded.saturating_add(in_flight) < probes;
+        next.late.retain(|lease| now_ns < lease.until_ns);
+        let in_flight = u32::try_from(next.leases.len().saturating_add(next.late.len())).unwrap_or(u32::MAX);
+        let room = in_flight == 0 || next.succeeded.saturating_add(in_flight) < probes;
         // Two of one id could not be told apart.
-        if !room || next.leases.iter().any(|lease| lease.id == id) {
+        if !room || next.leases.iter().chain(&next.late).any(|lease| lease.id == id) {
             return Probe::Wait;
         }
         next.leases.push(lease);
@@ -114,6 +126,9 @@ impl Word {
     /// A probe ended without saying anything about the upstream: another rule kept it back, or its client left. Where
     /// that leaves none in flight and none succeeded, it is as if nobody had probed. `None` if its lease is gone.
     pub fn withdrawn(&self, id: u64) -> Option<Self> {
+        if let Some(next) = self.without_late(id) {
+            return Some(next);
+        }
         let mut next = self.without(id)?;
         if next.leases.is_empty() && next.succeeded == 0 {
             next = Self { state: State::Open, since_ns: next.opened_ns, ..next };
@@ -122,12 +137,16 @@ impl Word {
     }
 
     /// A probe went well; the last one closes the breaker. `None` if its lease is gone: if another probe has its place,
-    /// or if it is of an earlier period. One that has run out and still has its place counts: what it says is true.
+    /// or if it is of an earlier period, and then it only leaves its place. One that has run out and still has its place
+    /// counts: what it says is true.
     pub fn passed(&self, now_ns: u64, id: u64, probes: u32) -> Option<Self> {
+        if let Some(next) = self.without_late(id) {
+            return Some(next);
+        }
         let mut next = self.without(id)?;
         next.succeeded = next.succeeded.saturating_add(1);
         if next.succeeded >= probes {
-            next = Self { since_ns: now_ns, ..Self::default() };
+            next = Self { since_ns: now_ns, late: next.late, ..Self::default() };
         }
         Some(next)
     }
@@ -135,7 +154,7 @@ impl Word {
     /// A probe went wrong: the breaker opens again, whatever others say later. `None` if its lease is gone, as in
     /// [`Self::passed`].
     pub fn failed(&self, now_ns: u64, id: u64, retry_ns: u64) -> Option<Self> {
-        Some(self.without(id)?.opened(now_ns, retry_ns))
+        self.without_late(id).or_else(|| Some(self.without(id)?.opened(now_ns, retry_ns)))
     }
 
     fn opened(&self, now_ns: u64, retry_ns: u64) -> Self {
@@ -147,7 +166,16 @@ impl Word {
             openings: self.openings.saturating_add(1),
             succeeded: 0,
             leases: Vec::new(),
+            late: self.late.iter().chain(&self.leases).copied().collect(),
         }
+    }
+
+    /// One of an earlier period has ended.
+    fn without_late(&self, id: u64) -> Option<Self> {
+        let place = self.late.iter().position(|lease| lease.id == id)?;
+        let mut next = self.clone();
+        next.late.remove(place);
+        Some(next)
     }
 
     fn without(&self, id: u64) -> Option<Self> {
@@ -174,6 +202,7 @@ static NEVER_OPENED: Word = Word {
     openings: 0,
     succeeded: 0,
     leases: Vec::new(),
+    late: Vec::new(),
 };
 
 /// The first byte of a board: another one would be of another release, which may share a proxy for a while.
@@ -221,10 +250,12 @@ impl Board {
             }
             wire::put_varint(&mut bytes, u64::from(word.openings));
             wire::put_varint(&mut bytes, u64::from(word.succeeded));
-            wire::put_count(&mut bytes, &word.leases);
-            for lease in &word.leases {
-                wire::put_u64(&mut bytes, lease.id);
-                wire::put_u64(&mut bytes, lease.until_ns);
+            for leases in [&word.leases, &word.late] {
+                wire::put_count(&mut bytes, leases);
+                for lease in leases {
+                    wire::put_u64(&mut bytes, lease.id);
+                    wire::put_u64(&mut bytes, lease.until_ns);
+                }
             }
         }
         bytes
@@ -247,7 +278,8 @@ impl Board {
                 retry_at_ns: reader.u64()?,
                 openings: reader.u32()?,
                 succeeded: reader.u32()?,
-                leases: reader.list(|reader| Some(Lease { id: reader.u64()?, until_ns: reader.u64()? }))?,
+                leases: leases(reader)?,
+                late: leases(reader)?,
             };
             Some((key, word))
         })?;
@@ -258,6 +290,10 @@ impl Board {
     fn place(&self, key: u64) -> Result<usize, usize> {
         self.words.binary_search_by_key(&key, |(key, _)| *key)
     }
+}
+
+fn leases(reader: &mut Reader<'_>) -> Option<Vec<Lease>> {
+    reader.list(|reader| Some(Lease { id: reader.u64()?, until_ns: reader.u64()? }))
 }
 
 #[cfg(test)]
@@ -313,10 +349,34 @@ mod tests {
             Word { state: State::Open, since_ns: 112, opened_ns: 112, retry_at_ns: 132, openings: 2, ..open() };
         assert_eq!(again, expected);
         let late = two.failed(112, 2, RETRY).unwrap();
-        assert_eq!((late.passed(113, 1, 2), late.failed(113, 1, RETRY), late.withdrawn(1)), (None, None, None));
+        assert_eq!(late.late, [Lease { id: 1, until_ns: 115 }]);
+        let gone = Word { late: Vec::new(), ..late.clone() };
+        for said in [late.passed(113, 1, 2), late.failed(113, 1, RETRY), late.withdrawn(1)] {
+            assert_eq!(said, Some(gone.clone()), "it leaves its place, and says nothing");
+        }
         let later = granted(late.probe(122, 3, 1, LEASE));
         assert_eq!(later.passed(123, 1, 1), None, "of the half-open period before");
         assert!(later.passed(123, 3, 1).is_some());
+    }
+
+    #[test]
+    fn one_of_an_earlier_period_that_is_upstream_still_takes_a_place() {
+        let two = granted(granted(open().probe(110, 1, 2, 100)).probe(110, 2, 2, 100));
+        let again = two.failed(112, 2, RETRY).unwrap();
+        let one = granted(again.probe(122, 3, 2, 100));
+        assert_eq!(one.probe(122, 4, 2, 100), Probe::Wait, "two are upstream");
+        assert!(matches!(one.passed(123, 1, 2).unwrap().probe(123, 4, 2, 100), Probe::Granted(_)), "it has ended");
+        assert!(matches!(one.probe(210, 4, 2, 100), Probe::Granted(_)), "it has run out");
+        let full = two.failed(112, 2, RETRY).unwrap();
+        assert_eq!(full.probe(122, 3, 1, 100), Probe::Wait, "with room for one");
+        assert_eq!(full.passed(123, 1, 1).unwrap().state, State::Open);
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_is_not_waited_for() {
+        let open = Word::default().tripped(2 * CLOCK_NS, RETRY).unwrap();
+        assert_eq!(open.probe(2 * CLOCK_NS - RETRY, 1, 1, LEASE), Probe::Wait, "a little");
+        assert!(matches!(open.probe(CLOCK_NS - 1, 1, 1, LEASE), Probe::Granted(_)));
     }
 
     #[test]
@@ -427,14 +487,17 @@ mod tests {
         let lease = (any::<u64>(), any::<u64>()).prop_map(|(id, until_ns)| Lease { id, until_ns });
         let times = (any::<u64>(), any::<u64>(), any::<u64>());
         let counts = (any::<u32>(), any::<u32>());
-        (0_u8..3, times, counts, prop::collection::vec(lease, 0..4)).prop_map(|(state, times, counts, leases)| Word {
-            state: State::of(state).unwrap(),
-            since_ns: times.0,
-            opened_ns: times.1,
-            retry_at_ns: times.2,
-            openings: counts.0,
-            succeeded: counts.1,
-            leases,
+        (0_u8..3, times, counts, prop::collection::vec(lease, 0..4)).prop_map(|(state, times, counts, mut leases)| {
+            Word {
+                state: State::of(state).unwrap(),
+                since_ns: times.0,
+                opened_ns: times.1,
+                retry_at_ns: times.2,
+                openings: counts.0,
+                succeeded: counts.1,
+                late: leases.split_off(leases.len() / 2),
+                leases,
+            }
         })
     }
 
@@ -464,7 +527,7 @@ mod tests {
             let versioned = [&[VERSION, 0][..], &bytes].concat();
             for bytes in [&bytes, &versioned] {
                 if let Some(board) = Board::decode(bytes) {
-                    let read: usize = board.iter().map(|(_, word)| 36 + 16 * word.leases.len()).sum();
+                    let read: usize = board.iter().map(|(_, word)| 37 + 16 * (word.leases.len() + word.late.len())).sum();
                     prop_assert!(read <= bytes.len());
                 }
             }
@@ -473,6 +536,7 @@ mod tests {
         #[test]
         fn whatever_happens(
             probes in 1_u32..4,
+            lease in prop::sample::select(vec![LEASE, 3 * RETRY]),
             steps in prop::collection::vec((0_u8..6, any::<prop::sample::Index>(), 0_u64..8), 1..300),
         ) {
             let (mut word, mut now, mut next_id) = (Word::default(), 0, 0);
@@ -482,6 +546,17 @@ mod tests {
             for (step, which, amount) in steps {
                 let before = word.clone();
                 let which = (!sent.is_empty()).then(|| which.index(sent.len()));
+                // One of an earlier period leaves its place, and says nothing.
+                if let (3..=5, Some(which)) = (step, which)
+                    && before.late.iter().any(|lease| lease.id == sent[which].id)
+                {
+                    let id = sent[which].id;
+                    let next = [word.passed(now, id, probes), word.failed(now, id, RETRY), word.withdrawn(id)];
+                    word.late.retain(|lease| lease.id != id);
+                    prop_assert!(next.iter().all(|next| next.as_ref() == Some(&word)));
+                    sent[which].ended = true;
+                    continue;
+                }
                 // Whether its lease may still count: not ended, of this period, and not taken away.
                 let counts = which.is_some_and(|which| {
                     let one = &sent[which];
@@ -496,13 +571,13 @@ mod tests {
                     }
                     (2, _) => {
                         next_id += 1;
-                        if let Probe::Granted(next) = word.probe(now, next_id, probes, LEASE) {
+                        if let Probe::Granted(next) = word.probe(now, next_id, probes, lease) {
                             if before.state == State::Open {
                                 prop_assert!(now >= before.retry_at_ns);
                                 (period, passed, results) = (period + 1, 0, 0);
                             }
                             prop_assert!(before.state != State::Closed && next.state == State::HalfOpen);
-                            sent.push(Sent { id: next_id, until_ns: now + LEASE, period, ended: false });
+                            sent.push(Sent { id: next_id, until_ns: now + lease, period, ended: false });
                             word = next;
                         }
                     }
@@ -539,8 +614,10 @@ mod tests {
                     }
                     _ => {}
                 }
-                let in_flight = sent.iter().filter(|one| !one.ended && one.period == period && now < one.until_ns);
-                prop_assert!(word.state != State::HalfOpen || in_flight.count() + passed as usize <= probes as usize);
+                // Of whatever period.
+                let in_flight = sent.iter().filter(|one| !one.ended && now < one.until_ns).count();
+                prop_assert!(in_flight <= probes as usize);
+                prop_assert!(word.state != State::HalfOpen || in_flight + passed as usize <= probes as usize);
                 prop_assert!(results <= probes);
                 prop_assert!(word.state == State::HalfOpen || word.leases.is_empty() && word.succeeded == 0);
             }

@@ -72,7 +72,7 @@ impl Breaker {
     pub fn verdict(&self, now_ns: u64) -> Verdict {
         match self.word.state {
             State::Closed => Verdict::Pass,
-            State::Open if now_ns < self.word.retry_at_ns => Verdict::Block,
+            State::Open if !self.word.is_due(now_ns) => Verdict::Block,
             State::Open | State::HalfOpen => Verdict::Probe,
         }
     }
