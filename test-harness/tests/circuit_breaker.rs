@@ -759,3 +759,501 @@ async fn a_probe_that_never_ends_gives_its_place_to_another() -> Result<()> {
     assert_no_trap(&envoy);
     Ok(())
 }
+
+// --- what counts ---
+
+/// A server of bytes, as long as this lives.
+struct Raw {
+    addr: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Raw {
+    /// Sends this when something comes, and then what else comes back to where it came from.
+    async fn saying(text: &'static [u8]) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let addr = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let _ = stream.read(&mut [0; 4000]).await?;
+                    stream.write_all(text).await?;
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await.map(drop)
+                });
+            }
+        });
+        Ok(Self { addr, task: task.abort_handle() })
+    }
+
+    async fn websocket() -> Result<Self> {
+        Self::saying(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await
+    }
+}
+
+/// Writes to a connection of its own, and reads until this has come.
+async fn talk(addr: SocketAddr, bytes: &str, until: &str) -> Result<(TcpStream, String)> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.write_all(bytes.as_bytes()).await?;
+    let mut text = String::new();
+    timeout(PATIENCE, async {
+        let mut some = [0; 4096];
+        while !text.contains(until) {
+            match stream.read(&mut some).await? {
+                0 => break,
+                read => text.push_str(&String::from_utf8_lossy(&some[..read])),
+            }
+        }
+        anyhow::Ok(())
+    })
+    .await
+    .with_context(|| format!("no {until:?} but {text:?}"))??;
+    ensure!(text.contains(until), "no {until:?} but {text:?}");
+    Ok((stream, text))
+}
+
+/// An address at which nobody listens.
+fn dead() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+}
+
+fn route(path: &str, cluster: &str, merge: Value) -> Route {
+    Route::cluster(cluster).prefix(path).merge(merge)
+}
+
+fn told(path: &str, reply: &str) -> Request {
+    Request::get(path).header("x-reply", reply)
+}
+
+fn grpc(path: &str, reply: &str) -> Request {
+    Request::post(path, b"\0\0\0\0\0")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("x-reply", &format!("header=content-type:application/grpc; {reply}"))
+}
+
+/// What a request counted as, of which nothing else is known than what it was called by: the first error on it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Error,
+    Success,
+    Nothing,
+}
+
+/// Told by an error that comes after it: it opens what was closed, and the line says of how many.
+async fn counted(envoy: &Envoy, row: &str) -> Result<Counted> {
+    let error = told("/up", "status=503").header("x-row", row);
+    let answer = envoy.send("in", &error).await?;
+    let opened = format!("header:x-row={row}, rule r: closed to open: ");
+    let line = envoy.wait_for_log(&opened, PATIENCE).await?;
+    Ok(match (answer.headers.has("x-circuit-state"), line.contains(": 1 of 1 "), line.contains(": 1 of 2 ")) {
+        (true, true, _) => Counted::Error,
+        (false, true, _) => Counted::Nothing,
+        (false, _, true) => Counted::Success,
+        other => panic!("{other:?}: {line}"),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_upstream_did_counts_and_what_others_did_does_not() -> Result<()> {
+    let (tried, again) = (AtomicBool::new(false), AtomicBool::new(false));
+    let upstream = Upstream::with(move |request| match &*request.path {
+        "/retry/503" if !tried.swap(true, Ordering::SeqCst) => Reply::new(503),
+        "/retry/reset" if !again.swap(true, Ordering::SeqCst) => Reply::new(200).reset(),
+        _ => Reply::to(request),
+    })
+    .await?;
+    let garbage = Raw::saying(b"garbage\r\n\r\n").await?;
+    let answers = |header: &str| {
+        format!(
+            "function envoy_on_request(h) local s = h:headers():get('{header}') if s then h:respond({{[':status'] = s}}, 'mine') end end"
+        )
+    };
+    let retries = json!({ "route": { "retry_policy": { "retry_on": "5xx,reset", "num_retries": 2,
+        "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.002s" } } } });
+    let mut per_try = retries.clone();
+    per_try["route"]["retry_policy"]["per_try_timeout"] = "0.05s".into();
+    let rule = json!([rule(json!({ "resource": "*", "strategy": "error_count", "threshold": 1 }))]);
+    let mut site = listener("in")
+        .filter(HttpFilter::lua("front", &answers("x-front")))
+        .filter(breaker(json!({ "resources": ["header:x-row"], "rules": rule }))?)
+        .filter(HttpFilter::lua("behind", &answers("x-behind")))
+        .route(Route::respond(503, "direct").prefix("/direct/503"))
+        .route(Route::respond(200, "direct").prefix("/direct/200"));
+    for (path, cluster, merge) in [
+        ("/timeout", "up", json!({ "route": { "timeout": "0.05s" } })),
+        ("/per-try", "up", per_try),
+        ("/retry", "up", retries),
+        ("/idle", "up", json!({ "route": { "idle_timeout": "0.05s" } })),
+        ("/longest", "up", json!({ "route": { "max_stream_duration": { "max_stream_duration": "0.05s" } } })),
+        (
+            "/deadline",
+            "h2",
+            json!({ "route": { "timeout": "0s", "max_stream_duration": { "grpc_timeout_header_max": "0s" } } }),
+        ),
+        ("/empty", "empty", json!({})),
+        ("/dead", "dead", json!({})),
+        ("/full", "full", json!({})),
+        ("/garbage", "garbage", json!({})),
+        ("/h2", "h2", json!({})),
+        ("/up", "up", json!({})),
+    ] {
+        site = site.route(route(path, cluster, merge));
+    }
+    let envoy = builder()
+        .concurrency(1)
+        .cluster("up", upstream.addr())
+        .cluster("dead", dead()?)
+        .cluster("garbage", garbage.addr)
+        .add_cluster(Cluster::new("h2", upstream.addr()).http2())
+        .add_cluster(Cluster::new("empty", upstream.addr()).merge(json!({ "load_assignment": { "endpoints": [] } })))
+        .add_cluster(
+            Cluster::new("full", upstream.addr())
+                .merge(json!({ "circuit_breakers": { "thresholds": [{ "max_requests": 0 }] } })),
+        )
+        .listener(site)
+        .start()
+        .await?;
+    let slow = "pause=400; chunk=late";
+    let get = Request::get;
+    use Counted::{Error, Nothing, Success};
+    let rows: Vec<(&str, Request, Counted)> = vec![
+        ("well", get("/up"), Success),
+        ("404", told("/up", "status=404"), Success),
+        ("429", told("/up", "status=429"), Success),
+        ("500", told("/up", "status=500"), Error),
+        ("503", told("/up", "status=503; chunk=no"), Error),
+        ("retried-and-well", get("/retry/503"), Success),
+        ("retried-after-a-reset", get("/retry/reset"), Success),
+        ("each-try-failed", told("/retry/a", "status=503"), Error),
+        ("each-try-was-reset", told("/retry/a", "reset"), Error),
+        ("each-try-timed-out", told("/per-try", slow), Error),
+        ("timeout", told("/timeout", slow), Error),
+        ("timeout-in-the-middle", told("/timeout", "head; chunk=a; pause=400; chunk=b"), Error),
+        ("idle", told("/idle", slow), Error),
+        ("longest", told("/longest", slow), Error),
+        ("closed", told("/up", "reset"), Error),
+        ("reset", told("/h2", "reset"), Error),
+        ("reset-in-the-middle", told("/h2", "head; chunk=a; pause=20; reset"), Error),
+        ("no-http", get("/garbage"), Error),
+        ("nobody-healthy", get("/empty"), Error),
+        ("refused", get("/dead"), Error),
+        ("too-many-for-the-proxy", get("/full"), Nothing),
+        ("no-route", get("/nowhere"), Nothing),
+        ("direct-503", get("/direct/503"), Nothing),
+        ("direct-200", get("/direct/200"), Nothing),
+        ("a-filter-in-front", get("/up").header("x-front", "503"), Nothing),
+        ("a-filter-behind", get("/up").header("x-behind", "503"), Nothing),
+        ("a-filter-behind-403", get("/up").header("x-behind", "403"), Nothing),
+        ("a-filter-behind-200", get("/up").header("x-behind", "200"), Nothing),
+        ("grpc-ok", grpc("/h2", "chunk=a; trailer=grpc-status:0"), Success),
+        ("grpc-not-found", grpc("/h2", "chunk=a; trailer=grpc-status:5"), Success),
+        ("grpc-unavailable", grpc("/h2", "chunk=a; trailer=grpc-status:14"), Error),
+        ("grpc-unavailable-late", grpc("/h2", "head; chunk=a; pause=50; chunk=b; trailer=grpc-status:14"), Error),
+        ("grpc-trailers-only", grpc("/h2", "header=grpc-status:14"), Error),
+        ("grpc-trailers-only-not-found", grpc("/h2", "header=grpc-status:5"), Success),
+        ("grpc-unheard-of", grpc("/h2", "chunk=a; trailer=grpc-status:77"), Error),
+        ("grpc-deadline", grpc("/deadline", "pause=400").header("grpc-timeout", "50m"), Error),
+    ];
+    let (mut lines, mut wrong) = (0, Vec::new());
+    for (row, request, wanted) in rows {
+        // That some of them break off is looked at in the log.
+        let _ = envoy.send("in", &request.header("x-row", row)).await;
+        envoy.wait_for_lines("in", lines + 1).await?;
+        let is = counted(&envoy, row).await?;
+        lines += 2;
+        if is != wanted {
+            wrong.push(format!("{row}: {is:?}, not {wanted:?}: {}", envoy.wait_for_lines("in", lines - 1).await?[lines - 2]));
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+
+    // The client goes: before the answer, and in the middle of one, over either protocol.
+    drop(upstream.take());
+    for (row, reply) in [("gone", "pause=60000"), ("gone-in-the-middle", "head; chunk=begun; pause=60000")] {
+        let request = told("/up", reply).header("x-row", row);
+        let mut h1 = H1::connect(envoy.addr("in")).await?;
+        h1.write(&request.to_bytes()).await?;
+        upstream.wait(1).await?;
+        drop(h1);
+        envoy.wait_for_lines("in", lines + 1).await?;
+        assert_eq!(counted(&envoy, row).await?, Nothing, "{row}");
+        lines += 2;
+        drop(upstream.take());
+        let row = format!("{row}-h2");
+        let h2 = H2::connect(envoy.addr("in")).await?;
+        let request = told("/up", reply).header("x-row", &row);
+        tokio::select! {
+            answer = h2.send(&request) => panic!("{answer:?}"),
+            arrived = upstream.wait(1) => drop(arrived?),
+        }
+        envoy.wait_for_lines("in", lines + 1).await?;
+        assert_eq!(counted(&envoy, &row).await?, Nothing, "{row}");
+        lines += 2;
+        drop(upstream.take());
+    }
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// By a rule of its own: with an exempt class there is still something to count while it rejects.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_rejected_itself_does_not_count() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let rules = [
+        rule(json!({ "id": "off", "strategy": "error_ratio", "threshold": 1.0, "mode": "forced_open" })),
+        rule(json!({ "id": "r", "strategy": "error_count", "threshold": 1 })),
+    ];
+    let classes = json!([{ "header": "x-tier", "value": "gold", "treat": "exempt" }]);
+    let site = listener("in")
+        .filter(breaker(json!({ "rules": rules, "classes": classes }))?)
+        .route(Route::cluster("payment-service"));
+    let envoy = builder().concurrency(1).cluster("payment-service", upstream.addr()).listener(site).start().await?;
+    for _ in 0..5 {
+        assert_eq!(envoy.get("in", "/", ()).await?.status, 503);
+    }
+    let gold = told("/", "status=500").header("x-tier", "gold");
+    assert_eq!(envoy.send("in", &gold).await?.status, 500);
+    let line = turned(&envoy, "closed", "open", 1).await?;
+    assert!(line.contains("rule r: closed to open: 1 of 1 "), "{line}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_as_slow_as_its_first_byte() -> Result<()> {
+    let (upstream, websocket) = (Upstream::start().await?, Raw::websocket().await?);
+    let slow = rule(
+        json!({ "resource": "*", "strategy": "slow_ratio", "max_allowed_rt": "1s", "threshold": 0.01, "min_requests": 1 }),
+    );
+    let site = listener("in")
+        .merge_hcm(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }))
+        .filter(breaker(json!({ "resources": ["header:x-row"], "streams": ["/watch"], "rules": [slow] }))?)
+        .route(route("/ws", "ws", json!({})))
+        .route(route("/h2", "h2", json!({})))
+        .route(route("/", "up", json!({})));
+    let envoy = builder()
+        .concurrency(1)
+        .cluster("up", upstream.addr())
+        .cluster("ws", websocket.addr)
+        .add_cluster(Cluster::new("h2", upstream.addr()).http2())
+        .listener(site)
+        .start()
+        .await?;
+    const EVENTS: &str = "header=content-type:text/event-stream";
+    let rows = [
+        ("at-once", told("/", "chunk=a"), false),
+        ("late", told("/", "pause=2000; chunk=a"), true),
+        ("long", told("/", "head; chunk=a; pause=2000; chunk=b"), true),
+        ("events", told("/", &format!("{EVENTS}; head; chunk=a; pause=2000; chunk=b")), false),
+        ("events-late", told("/", &format!("{EVENTS}; pause=2000; chunk=a")), true),
+        ("watch", told("/watch", "head; chunk=a; pause=2000; chunk=b"), false),
+        ("watch-late", told("/watch", "pause=2000; chunk=a"), true),
+        ("messages", grpc("/h2", "head; chunk=a; pause=2000; chunk=b; trailer=grpc-status:0"), false),
+        ("messages-late", grpc("/h2", "pause=2000; chunk=a; trailer=grpc-status:0"), true),
+        ("message-late", grpc("/h2", "head; pause=2000; chunk=a; trailer=grpc-status:0"), true),
+    ];
+    let addr = envoy.addr("in");
+    let mut clients = JoinSet::new();
+    for (row, request, _) in rows.clone() {
+        let request = request.header("x-row", row);
+        clients.spawn(async move { H1::connect(addr).await?.send(&request).await });
+    }
+    let upgrade = "GET /ws HTTP/1.1\r\nhost: a\r\nx-row: socket\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let (mut socket, _) = talk(addr, upgrade, "101").await?;
+    while let Some(answer) = clients.join_next().await {
+        assert_eq!(answer??.status, 200);
+    }
+    socket.write_all(b"ping").await?;
+    drop(socket);
+    let all = rows.len() + 1;
+    envoy.wait_for_lines("in", all).await?;
+    let wanted: BTreeSet<String> =
+        rows.iter().filter(|(.., slow)| *slow).map(|(row, ..)| format!("header:x-row={row}")).collect();
+    eventually("those that are slow", PATIENCE, async || {
+        let metrics = envoy.prometheus().await.map_err(|error| format!("{error:#}"))?;
+        let open = metrics.series("meshfilter_circuit_state", &[]).into_iter().filter(|sample| sample.value == 2.0);
+        let open: BTreeSet<String> = open.map(|sample| sample.labels["resource"].clone()).collect();
+        if open == wanted { Ok(()) } else { Err(format!("{open:?}, not {wanted:?}")) }
+    })
+    .await?;
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// What each says is said when it begins, or when it is clear that it will not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_is_a_stream_closes_before_its_end() -> Result<()> {
+    let (upstream, websocket) = (Upstream::start().await?, Raw::websocket().await?);
+    let rule =
+        rule(json!({ "resource": "*", "strategy": "error_count", "threshold": 1, "retry_timeout": "50ms", "probe_timeout": "1h" }));
+    let site = listener("in")
+        .merge_hcm(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }))
+        .filter(breaker(json!({ "resources": ["header:x-row"], "streams": ["/watch"], "rules": [rule] }))?)
+        .route(route("/ws", "ws", json!({})))
+        .route(route("/", "up", json!({ "route": { "timeout": "0s" } })));
+    let envoy = builder()
+        .concurrency(1)
+        .cluster("up", upstream.addr())
+        .cluster("ws", websocket.addr)
+        .listener(site)
+        .start()
+        .await?;
+    let addr = envoy.addr("in");
+    let ask = |path: &str, row: &str, more: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-row: {row}\r\n{more}\r\n")
+    };
+    const EVENTS: &str = "header=content-type:text/event-stream; head; chunk=begun; pause=600000";
+    let mut held = Vec::new();
+    for (row, path, more, until, to) in [
+        ("events", "/", format!("x-reply: {EVENTS}\r\n"), "begun", "closed"),
+        ("socket", "/ws", "connection: upgrade\r\nupgrade: websocket\r\n".to_owned(), "101", "closed"),
+        ("watch", "/watch", "x-reply: head; chunk=begun; pause=600000\r\n".to_owned(), "begun", "closed"),
+        ("events-503", "/", format!("x-reply: status=503; {EVENTS}\r\n"), "begun", "open"),
+        ("watch-503", "/watch", "x-reply: status=503; head; chunk=begun; pause=600000\r\n".to_owned(), "begun", "open"),
+    ] {
+        let error = told("/", "status=503").header("x-row", row);
+        assert!(!envoy.send("in", &error).await?.headers.has("x-circuit-state"), "{row}");
+        envoy.wait_for_log(&format!("x-row={row}, rule r: closed to open"), PATIENCE).await?;
+        // As soon as the retry time has come it is a probe.
+        held.push(
+            eventually(format!("a probe for {row}"), PATIENCE, async || {
+                talk(addr, &ask(path, row, &more), until).await.map_err(|error| format!("{error:#}"))
+            })
+            .await?,
+        );
+        envoy.wait_for_log(&format!("x-row={row}, rule r: half_open to {to}"), PATIENCE).await?;
+    }
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// So is the place of a probe that somebody else answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_place_of_a_probe_whose_client_goes_is_free_again() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "100ms", "probe_timeout": "1h" }));
+    let behind = "function envoy_on_request(h) local s = h:headers():get('x-behind') if s then h:respond({[':status'] = s}, 'mine') end end";
+    let site = listener("in")
+        .filter(breaker(json!({ "rules": [rule] }))?)
+        .filter(HttpFilter::lua("behind", behind))
+        .route(route("/", "payment-service", json!({ "route": { "timeout": "0s" } })));
+    let envoy =
+        builder().concurrency(WORKERS).cluster("payment-service", upstream.addr()).listener(site).start().await?;
+    assert_eq!(envoy.send("in", &told("/", "status=503")).await?.status, 503);
+    turned(&envoy, "closed", "open", 1).await?;
+    drop(upstream.take());
+    let reached = async |request: &Request| {
+        eventually("a probe", PATIENCE, async || {
+            let mut h1 = H1::connect(envoy.addr("in")).await.map_err(|error| error.to_string())?;
+            h1.write(&request.to_bytes()).await.map_err(|error| error.to_string())?;
+            match upstream.wait(1).await {
+                Ok(_) => Ok(h1),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
+    };
+    // Rejections come at once; so ask until it is due, and then for what hangs.
+    sleep(Duration::from_millis(150)).await;
+    let probe = reached(&told("/", "pause=600000")).await?;
+    for _ in 0..20 {
+        assert_eq!(envoy.get("in", "/", ()).await?.status, 503, "one probe at a time");
+    }
+    drop(probe);
+    turned(&envoy, "half_open", "open", 1).await?;
+    // The retry time is over already.
+    for status in ["503", "403", "200"] {
+        let answer = envoy.get("in", "/", [("x-behind", status)]).await?;
+        assert_eq!((answer.status.to_string().as_str(), answer.text().as_str()), (status, "mine"));
+    }
+    turned(&envoy, "half_open", "open", 4).await?;
+    assert_eq!(turns(&envoy, "half_open", "closed"), [""; 0], "nobody has asked the upstream");
+    assert_eq!(envoy.get("in", "/", ()).await?.status, 200);
+    turned(&envoy, "half_open", "closed", 1).await?;
+    assert_eq!(envoy.get("in", "/", ()).await?.status, 200);
+    let lines = turns(&envoy, "half_open", "open");
+    assert!(lines.iter().all(|line| line.contains("ended without saying anything")), "{lines:#?}");
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+// --- what a rejection is ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_is_rejected_by_trailers_alone() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "1h" }));
+    let site = listener("in").filter(breaker(json!({ "rules": [rule] }))?).route(Route::cluster("payment-service"));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .add_cluster(Cluster::new("payment-service", upstream.addr()).http2())
+        .listener(site)
+        .start()
+        .await?;
+    let h2 = H2::connect(envoy.addr("in")).await?;
+    let failed = h2.send(&grpc("/a.B/C", "chunk=a; trailer=grpc-status:14")).await?;
+    assert_eq!((failed.status, failed.trailers.text("grpc-status").as_deref()), (200, Some("14")));
+    turned(&envoy, "closed", "open", 1).await?;
+    drop(upstream.take());
+    let mut rejected = vec![h2.send(&grpc("/a.B/C", "")).await?];
+    for _ in 0..16 {
+        rejected.push(H2::connect(envoy.addr("in")).await?.send(&grpc("/a.B/C", "")).await?);
+    }
+    for answer in rejected {
+        assert_eq!((answer.status, answer.headers.text("grpc-status").as_deref()), (200, Some("14")), "{answer:?}");
+        assert_eq!(answer.headers.text("content-type").as_deref(), Some("application/grpc"));
+        assert_eq!(answer.headers.text("x-circuit-state").as_deref(), Some("open"));
+        assert!(answer.body.is_empty() && answer.trailers.is_empty(), "{answer:?}");
+        let wait: u64 = answer.headers.text("retry-after").unwrap().parse()?;
+        assert!((3000..=3600).contains(&wait), "{wait}");
+    }
+    let plain = envoy.get("in", "/", ()).await?;
+    assert_eq!((plain.status, plain.body.len(), plain.headers.has("grpc-status")), (503, 0, false));
+    assert!(upstream.take().is_empty());
+    Ok(())
+}
+
+/// The header leads to a route, which is chosen again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fallback_goes_to_another_cluster_and_no_client_gets_there() -> Result<()> {
+    let (primary, cache) = (Upstream::start().await?, Upstream::start().await?);
+    let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "1h", "fallback": "cache" }));
+    let matched = json!({ "match": { "headers": [{ "name": "x-circuit-fallback", "string_match": { "exact": "cache" } }] } });
+    let site = listener("in")
+        .filter(breaker(json!({ "rules": [rule] }))?)
+        .route(route("/", "cache", matched))
+        .route(Route::cluster(PAYMENT));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster(PAYMENT, primary.addr())
+        .cluster("cache", cache.addr())
+        .listener(site)
+        .start()
+        .await?;
+    // A client that says it itself: the route was chosen by then, and is chosen again.
+    for name in ["x-circuit-fallback", "X-Circuit-Fallback"] {
+        assert_eq!(envoy.get("in", "/", [(name, "cache")]).await?.status, 200);
+    }
+    println!("forged: {} at the primary, {} at the cache", primary.take().len(), cache.take().len());
+    assert_eq!(envoy.send("in", &told("/", "status=500")).await?.status, 500);
+    turned(&envoy, "closed", "open", 1).await?;
+    drop((primary.take(), cache.take()));
+    for _ in 0..20 {
+        let answer = envoy.get("in", "/", [("x-circuit-fallback", "other")]).await?;
+        assert_eq!((answer.status, answer.headers.has("x-circuit-state")), (200, false));
+    }
+    let seen = cache.wait(20).await?;
+    assert!(seen.iter().all(|request| request.headers.all("x-circuit-fallback") == [b"cache"]), "{seen:#?}");
+    assert!(primary.take().is_empty());
+    let lines = envoy.wait_for_json("in", 23).await?;
+    assert!(lines[3..].iter().all(|line| line["decision"] == "fallback" && line["code"] == "200"), "{lines:#?}");
+    assert_eq!(value(&envoy, "rejected_total", &[]).await?, 20.0);
+    Ok(())
+}
