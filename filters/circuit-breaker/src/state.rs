@@ -597,6 +597,10 @@ impl State {
 
     /// This worker has changed the state of breakers: the others are told, and so are people.
     fn turned(&mut self, host: &dyn Host, metrics: &mut Metrics, board: &Board, turns: Vec<(usize, Phase, Cause)>) {
+        // Workers first: what they do not know yet, they let pass.
+        if !turns.is_empty() {
+            self.shared.tell(host, metrics);
+        }
         for (at, from, cause) in &turns {
             let Some(Some(Entry { resource, rule, breaker, labels })) = self.breakers.get_mut(*at) else { continue };
             let why = why(rule, breaker, cause);
@@ -605,9 +609,6 @@ impl State {
             metrics.record_to(host, &STATE, *labels, to.number().into());
             metrics.add(host, &TRANSITIONS, &[resource, &rule.id, from.name(), to.name()], 1);
             log::warn!("circuit-breaker: {resource}, rule {}: {} to {}: {why}", rule.id, from.name(), to.name());
-        }
-        if !turns.is_empty() {
-            self.shared.tell(host, metrics);
         }
     }
 
