@@ -192,7 +192,7 @@ impl Filter for CircuitBreaker {
             // A probe that is a stream may last for hours; what it says is said by now.
             let stream = cx.stream.status == 101 || headers.look("content-type", |value| value.is_some_and(is_events));
             if stream {
-                self.end(cx, now_ns, now_ns, Outcome::Success);
+                self.end(cx, now_ns, now_ns, self.by_status(cx.stream.status));
             }
         }
         Flow::Continue
@@ -208,9 +208,7 @@ impl Filter for CircuitBreaker {
             if body.is_last() {
                 *end_ns = now_ns;
             } else if cx.stream.stream && !cx.stream.permits.is_empty() {
-                let outcome =
-                    if self.settings.failures.has_status(cx.stream.status) { Outcome::Error } else { Outcome::Success };
-                self.end(cx, now_ns, now_ns, outcome);
+                self.end(cx, now_ns, now_ns, self.by_status(cx.stream.status));
             }
         }
         Pass::On
@@ -249,7 +247,8 @@ impl Filter for CircuitBreaker {
         } else {
             now_ns
         };
-        let outcome = if whole && status < 400 && !error {
+        // Whether the upstream gave it is asked of good answers as well where they close a breaker.
+        let outcome = if whole && status < 400 && !error && cx.stream.permits.is_empty() {
             Outcome::Success
         } else if !whole && judged_ns == headers_ns {
             // However it ended, it had begun.
@@ -361,6 +360,11 @@ impl CircuitBreaker {
                 .host
                 .set_filter_state("circuit.version", version.format(cx.state.version(self.table.get())).as_bytes());
         }
+    }
+
+    /// What a stream says by its beginning.
+    fn by_status(&self, status: u16) -> Outcome {
+        if self.settings.failures.has_status(status) { Outcome::Error } else { Outcome::Success }
     }
 
     /// Whether a response that did not come to its end is one that has none.
