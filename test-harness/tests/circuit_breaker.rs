@@ -8,7 +8,7 @@
     reason = "a test"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,12 +21,12 @@ use serde_json::{Map, Value, json};
 use test_harness::envoy::Builder;
 use test_harness::thresholds::Mode;
 use test_harness::{
-    AccessLog, Cluster, Envoy, H1, H2, HttpFilter, Listener, Load, PATIENCE, Reply, Request, Response, Route,
-    Thresholds, Upstream, eventually, module,
+    AccessLog, Cluster, Envoy, H1, H2, HttpFilter, Listener, Load, PATIENCE, Reply, Request, Route, Thresholds,
+    Upstream, eventually, module,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -396,7 +396,7 @@ async fn from_the_opening_to_the_retry_not_one_request_reaches_a_sick_upstream()
         service.sick(false);
         service.delay(0);
         let half = turned(&envoy, "open", "half_open", 1).await?;
-        let closed = turned(&envoy, "half_open", "closed", 1).await?;
+        turned(&envoy, "half_open", "closed", 1).await?;
         flood.everywhere(|shot| shot.status == 200).await?;
         let from_ns = now_ns();
         flood.wait(100, |shot| shot.sent_ns > from_ns).await?;
@@ -496,13 +496,19 @@ async fn a_breaker_that_is_open_stays_open_until_its_time_whatever_is_changed() 
         }
     }
     envoy.push_extension(&plugin("200ms", "a")?.discovered()).await?.accepted()?;
-    envoy.push([site("lds", plugin("200ms", "a")?), site("ecds", plugin("100ms", "a")?.discovered())]).await?.accepted()?;
+    envoy
+        .push([site("lds", plugin("200ms", "a")?), site("ecds", plugin("100ms", "a")?.discovered())])
+        .await?
+        .accepted()?;
     for flood in &floods {
         flood.everywhere(|shot| shot.status == 503 && !shot.upstream).await?;
     }
     // Another VM: what workers know of the breaker is gone, what they agreed on is not.
     envoy.push_extension(&plugin("100ms", "b")?.discovered()).await?.accepted()?;
-    envoy.push([site("lds", plugin("100ms", "b")?), site("ecds", plugin("100ms", "a")?.discovered())]).await?.accepted()?;
+    envoy
+        .push([site("lds", plugin("100ms", "b")?), site("ecds", plugin("100ms", "a")?.discovered())])
+        .await?
+        .accepted()?;
     for flood in &floods {
         flood.everywhere(|shot| shot.status == 503 && !shot.upstream).await?;
     }
@@ -657,12 +663,7 @@ async fn no_more_probes_are_under_way_than_may_be() -> Result<()> {
         json!({ "strategy": "error_ratio", "threshold": 0.5, "min_requests": 10, "retry_timeout": "300ms", "probe_timeout": "60s", "probes": PROBES }),
     );
     let site = listener("in").filter(breaker(json!({ "rules": [rule] }))?).route(Route::cluster("payment-service"));
-    let envoy = builder()
-        .concurrency(WORKERS)
-        .cluster("payment-service", service.addr)
-        .listener(site)
-        .start()
-        .await?;
+    let envoy = builder().concurrency(WORKERS).cluster("payment-service", service.addr).listener(site).start().await?;
     service.sick(true);
     let flood = Flood::start(envoy.addr("in"), 32);
     turned(&envoy, "closed", "open", 1).await?;
@@ -707,18 +708,12 @@ async fn no_more_probes_are_under_way_than_may_be() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_never_ends_gives_its_place_to_another() -> Result<()> {
     let service = Service::start().await?;
-    let rule = rule(
-        json!({ "strategy": "error_count", "threshold": 3, "retry_timeout": "300ms", "probe_timeout": "2s" }),
-    );
+    let rule =
+        rule(json!({ "strategy": "error_count", "threshold": 3, "retry_timeout": "300ms", "probe_timeout": "2s" }));
     let site = listener("in")
         .filter(breaker(json!({ "rules": [rule] }))?)
         .route(Route::cluster("payment-service").merge(json!({ "route": { "timeout": "0s" } })));
-    let envoy = builder()
-        .concurrency(WORKERS)
-        .cluster("payment-service", service.addr)
-        .listener(site)
-        .start()
-        .await?;
+    let envoy = builder().concurrency(WORKERS).cluster("payment-service", service.addr).listener(site).start().await?;
     service.sick(true);
     for _ in 0..3 {
         assert_eq!(envoy.get("in", "/", ()).await?.status, 503);
@@ -973,7 +968,10 @@ async fn what_the_upstream_did_counts_and_what_others_did_does_not() -> Result<(
         let is = counted(&envoy, row).await?;
         lines += 2;
         if is != wanted {
-            wrong.push(format!("{row}: {is:?}, not {wanted:?}: {}", envoy.wait_for_lines("in", lines - 1).await?[lines - 2]));
+            wrong.push(format!(
+                "{row}: {is:?}, not {wanted:?}: {}",
+                envoy.wait_for_lines("in", lines - 1).await?[lines - 2]
+            ));
         }
     }
     assert_eq!(wrong, [""; 0]);
@@ -1095,8 +1093,9 @@ async fn a_stream_is_as_slow_as_its_first_byte() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_is_a_stream_closes_before_its_end() -> Result<()> {
     let (upstream, websocket) = (Upstream::start().await?, Raw::websocket().await?);
-    let rule =
-        rule(json!({ "resource": "*", "strategy": "error_count", "threshold": 1, "retry_timeout": "50ms", "probe_timeout": "1h" }));
+    let rule = rule(
+        json!({ "resource": "*", "strategy": "error_count", "threshold": 1, "retry_timeout": "50ms", "probe_timeout": "1h" }),
+    );
     let site = listener("in")
         .merge_hcm(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }))
         .filter(breaker(json!({ "resources": ["header:x-row"], "streams": ["/watch"], "rules": [rule] }))?)
@@ -1110,9 +1109,8 @@ async fn a_probe_that_is_a_stream_closes_before_its_end() -> Result<()> {
         .start()
         .await?;
     let addr = envoy.addr("in");
-    let ask = |path: &str, row: &str, more: &str| {
-        format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-row: {row}\r\n{more}\r\n")
-    };
+    let ask =
+        |path: &str, row: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-row: {row}\r\n{more}\r\n");
     const EVENTS: &str = "header=content-type:text/event-stream; head; chunk=begun; pause=600000";
     let mut held = Vec::new();
     for (row, path, more, until, to) in [
@@ -1142,7 +1140,8 @@ async fn a_probe_that_is_a_stream_closes_before_its_end() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_place_of_a_probe_whose_client_goes_is_free_again() -> Result<()> {
     let upstream = Upstream::start().await?;
-    let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "100ms", "probe_timeout": "1h" }));
+    let rule =
+        rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "100ms", "probe_timeout": "1h" }));
     let behind = "function envoy_on_request(h) local s = h:headers():get('x-behind') if s then h:respond({[':status'] = s}, 'mine') end end";
     let site = listener("in")
         .filter(breaker(json!({ "rules": [rule] }))?)
@@ -1228,7 +1227,8 @@ async fn grpc_is_rejected_by_trailers_alone() -> Result<()> {
 async fn a_fallback_goes_to_another_cluster_and_no_client_gets_there() -> Result<()> {
     let (primary, cache) = (Upstream::start().await?, Upstream::start().await?);
     let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "1h", "fallback": "cache" }));
-    let matched = json!({ "match": { "headers": [{ "name": "x-circuit-fallback", "string_match": { "exact": "cache" } }] } });
+    let matched =
+        json!({ "match": { "headers": [{ "name": "x-circuit-fallback", "string_match": { "exact": "cache" } }] } });
     let site = listener("in")
         .filter(breaker(json!({ "rules": [rule] }))?)
         .route(route("/", "cache", matched))
@@ -1258,5 +1258,211 @@ async fn a_fallback_goes_to_another_cluster_and_no_client_gets_there() -> Result
     let lines = envoy.wait_for_json("in", 23).await?;
     assert!(lines[3..].iter().all(|line| line["decision"] == "fallback" && line["code"] == 200), "{lines:#?}");
     assert_eq!(value(&envoy, "rejected_total", &[]).await?, 20.0);
+    Ok(())
+}
+
+// --- sources ---
+
+/// A set of rules that can be told by its answers: it rejects everything with this status.
+fn rejecting(status: u16) -> String {
+    let rule = rule(
+        json!({ "strategy": "error_count", "threshold": 5, "mode": "forced_open", "reject": { "status": status } }),
+    );
+    json!([rule]).to_string()
+}
+
+async fn guarded(thresholds: &Thresholds, upstream: &Upstream, source: Value) -> Result<Envoy> {
+    let site = listener("in").filter(breaker(json!({ "source": source }))?).route(Route::cluster("payment-service"));
+    builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", upstream.addr())
+        .cluster("rules", thresholds.addr())
+        .listener(site)
+        .start()
+        .await
+}
+
+/// Waits until so many requests in a row, on connections of their own, have this status.
+async fn answers(envoy: &Envoy, status: u16) -> Result<()> {
+    for _ in 0..12 {
+        eventually(format!("status {status}"), LONG, async || {
+            let answer = envoy.get("in", "/", ()).await.map_err(|error| format!("{error:#}"))?;
+            if answer.status == status { Ok(()) } else { Err(answer.status.to_string()) }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Whether the rules are as they were, on connections of their own.
+async fn still(envoy: &Envoy, status: u16) -> Result<()> {
+    for _ in 0..12 {
+        let answer = envoy.get("in", "/", ()).await?;
+        ensure!(answer.status == status, "{answer:?}");
+    }
+    Ok(())
+}
+
+/// In each way that the server knows, and then by documents that are wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_or_lies_changes_nothing() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let thresholds = Thresholds::start(rejecting(420)).await?;
+    let options = source(json!({ "timeout": "500ms", "max_bytes": 65_536 }));
+    let envoy = guarded(&thresholds, &upstream, options).await?;
+    answers(&envoy, 420).await?;
+    let (mut version, mut status) = (1.0, 420);
+    let modes = [
+        ("refuses", Mode::Refuse(503), "unreachable"),
+        ("says 404", Mode::Refuse(404), "unreachable"),
+        ("hangs", Mode::Hang, "unreachable"),
+        ("is slow", Mode::Slow(Duration::from_secs(3)), "unreachable"),
+        // Slower than the interval, and within the timeout.
+        ("takes its time", Mode::Slow(Duration::from_millis(250)), "unchanged"),
+        ("drops", Mode::Drop, "unreachable"),
+        ("breaks off", Mode::Torn, "unreachable"),
+        ("says too much", Mode::Oversized(65_537), "refused"),
+        ("says nothing", Mode::Empty, "refused"),
+        ("has no etag", Mode::NoEtag, "unchanged"),
+        ("says 304 to all", Mode::NotModified, "unchanged"),
+    ];
+    let next = async |version: &mut f64, status: &mut u16| -> Result<()> {
+        (*version, *status) = (*version + 1.0, *status + 1);
+        thresholds.set(rejecting(*status));
+        thresholds.mode(Mode::Serve);
+        answers(&envoy, *status).await?;
+        ensure!(value(&envoy, "rules_version", &[]).await? == *version, "another version than {version}");
+        Ok(())
+    };
+    for (what, mode, result) in modes {
+        let before = value(&envoy, "updates_total", &[("result", result)]).await?;
+        thresholds.mode(mode);
+        becomes(&envoy, "updates_total", &[("result", result)], |now| now >= before + 3.0).await?;
+        still(&envoy, status).await.context(what)?;
+        // With another ETag the same rules are a version of their own.
+        let more = if mode == Mode::NoEtag { 1.0 } else { 0.0 };
+        version += more;
+        assert_eq!(value(&envoy, "rules_version", &[]).await?, version, "{what}");
+        next(&mut version, &mut status).await.context(what)?;
+    }
+    let good: Value = serde_json::from_str(&rejecting(599))?;
+    let mut two = json!([good[0], good[0]]);
+    two[1]["id"] = "second".into();
+    two[1]["reject"]["status"] = 99.into();
+    let documents = [
+        ("no JSON", "{".to_owned(), "from rules/rules"),
+        ("another thing", json!({ "unit": "ms" }).to_string(), "unit"),
+        ("half of it", json!([good[0], { "resource": "a" }]).to_string(), "[1]."),
+        ("one number", two.to_string(), "[1].reject.status"),
+        ("a page", "<html>sign in</html>".to_owned(), "from rules/rules"),
+    ];
+    for (what, document, says) in documents {
+        let before = value(&envoy, "updates_total", &[("result", "refused")]).await?;
+        thresholds.set(document);
+        becomes(&envoy, "updates_total", &[("result", "refused")], |now| now >= before + 2.0).await?;
+        still(&envoy, status).await.context(what)?;
+        assert_eq!(value(&envoy, "rules_version", &[]).await?, version, "{what}");
+        let lines = said(&envoy);
+        let last = lines.iter().rfind(|line| line.contains("the rules stay as they are: ")).unwrap();
+        assert!(last.contains(says), "{what}: {last}");
+        next(&mut version, &mut status).await.context(what)?;
+    }
+    // No rules are rules as well.
+    thresholds.set("[]");
+    answers(&envoy, 200).await?;
+    assert_eq!(value(&envoy, "rules_version", &[]).await?, version + 1.0);
+    let seen = said(&envoy).iter().filter(|line| line.contains("the rules stay as they are: ")).count();
+    println!("{seen} lines about {} failures", value(&envoy, "updates_total", &[("result", "unreachable")]).await?);
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// For as long as sixteen intervals and more: then the pause between two questions is at its longest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_down_loses_nothing_and_is_asked_less_and_less() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let mut thresholds = Thresholds::start(rejecting(420)).await?;
+    let envoy = guarded(&thresholds, &upstream, source(json!({ "timeout": "500ms" }))).await?;
+    answers(&envoy, 420).await?;
+    let age = async || value(&envoy, "rules_age_seconds", &[]).await;
+    assert!(age().await? <= 1.0);
+    thresholds.down().await?;
+    let from_ns = now_ns();
+    let load = Load::h1(envoy.addr("in"), 4, &Request::get("/"));
+    becomes(&envoy, "rules_age_seconds", &[], |age| age >= 6.0).await?;
+    let asked = value(&envoy, "updates_total", &[("result", "unreachable")]).await?;
+    let seconds = (now_ns() - from_ns) / 1_000_000_000;
+    // 0.1 + 0.1 + 0.2 + 0.4 + 0.8 s and from then on each 1.6 s, a tenth less at times.
+    println!("down for {seconds} s: {asked} questions");
+    assert!(asked >= 2.0 && asked <= 6.0 + f64::from(u32::try_from(seconds)?) / 1.4, "{asked} in {seconds} s");
+    let report = load.stop().await;
+    assert_eq!(report.statuses.keys().collect::<Vec<_>>(), [&420], "{report:?}");
+    assert_eq!(value(&envoy, "rules_version", &[]).await?, 1.0);
+    let lines = said(&envoy);
+    let stays = lines.iter().filter(|line| line.contains("the rules stay as they are: ")).count();
+    assert!((1..=u64::from(WORKERS) + 1).contains(&u64::try_from(stays)?), "once, and not each time: {lines:#?}");
+    thresholds.set(rejecting(421));
+    thresholds.up().await?;
+    answers(&envoy, 421).await?;
+    becomes(&envoy, "rules_age_seconds", &[], |age| age <= 1.0).await?;
+    assert_eq!(value(&envoy, "rules_version", &[]).await?, 2.0);
+    assert!(said(&envoy).iter().any(|line| line.contains("answers again")));
+    assert_no_trap(&envoy);
+    Ok(())
+}
+
+/// Of all workers and of the main thread; and another takes it over when its VM is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_asks_for_all_and_another_when_that_is_gone() -> Result<()> {
+    const QUESTIONS: usize = 30;
+    let upstream = Upstream::start().await?;
+    let thresholds = Thresholds::start(rejecting(420)).await?;
+    let plugin = |vm: &str| -> Result<Listener> {
+        let vm = json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "value": vm });
+        let filter = breaker(json!({ "source": source(json!({ "timeout": "500ms" })) }))?;
+        let filter = filter.merge_plugin(json!({ "vm_config": { "configuration": vm } }));
+        Ok(listener("in").filter(filter).route(Route::cluster("payment-service")))
+    };
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster("payment-service", upstream.addr())
+        .cluster("rules", thresholds.addr())
+        .listener(plugin("a")?)
+        .drain_time(Duration::from_secs(1))
+        .start()
+        .await?;
+    answers(&envoy, 420).await?;
+    let rate = async || -> Result<(usize, u128)> {
+        drop(thresholds.take());
+        let seen = thresholds.wait(QUESTIONS).await?;
+        Ok((seen.len() - 1, (seen[seen.len() - 1].at - seen[0].at).as_millis()))
+    };
+    // The interval is 100 ms, and up to a tenth less; what waited in between comes sooner.
+    let not_more = |(asked, ms): (usize, u128)| ms + 200 >= u128::try_from(asked).unwrap() * 90;
+    let before = rate().await?;
+    assert!(not_more(before), "{before:?}");
+    let known = thresholds.take();
+    assert!(known.iter().filter(|seen| seen.if_none_match.is_none()).count() <= 1 + known.len() / 5, "{known:#?}");
+    let vms = async || {
+        let vms = envoy.counter("wasm.envoy.wasm.runtime.v8.active").await;
+        vms.map_err(|error| format!("{error:#}"))?.ok_or_else(|| "none".to_owned())
+    };
+    let all = vms().await.unwrap();
+    // Another VM in its place, with a new worker on each thread. Once the old one is gone, nobody who ever asked is there.
+    for (vm, status) in [("b", 421), ("c", 422)] {
+        envoy.push([plugin(vm)?]).await?.accepted()?;
+        eventually("no VM but the new one", LONG, async || match vms().await? {
+            now if now == all => Ok(()),
+            now => Err(format!("{now}, not {all}")),
+        })
+        .await?;
+        thresholds.set(rejecting(status));
+        answers(&envoy, status).await?;
+    }
+    let after = rate().await?;
+    assert!(not_more(after), "{after:?}");
+    println!("questions and ms: {before:?}, and after two other VMs {after:?}");
+    assert_eq!(value(&envoy, "rules_version", &[]).await?, 3.0);
+    assert_no_trap(&envoy);
     Ok(())
 }
