@@ -433,9 +433,10 @@ impl State {
         decision: &mut Decision,
     ) {
         let id = rng.next_u64();
-        let (mut refused, mut granted, mut turns) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut passed, mut refused, mut granted, mut turns) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut blocked, mut first) = (None, None);
         let changed = self.shared.change(host, |board| {
+            passed.clear();
             refused.clear();
             granted.clear();
             turns.clear();
@@ -458,9 +459,9 @@ impl State {
                         first.get_or_insert(at);
                     }
                     // Closed meanwhile, by another worker.
-                    Probe::Wait if state == Phase::Closed => {}
+                    Probe::Wait if state == Phase::Closed => passed.push(at),
                     Probe::Wait if rule.mode == Mode::DryRun => refused.push(at),
-                    Probe::Wait if class == Class::ShedLast && openings <= 1 => {}
+                    Probe::Wait if class == Class::ShedLast && openings <= 1 => passed.push(at),
                     Probe::Wait => {
                         blocked = Some(at);
                         return None;
@@ -487,6 +488,9 @@ impl State {
         }
         decision.blocked = blocked;
         if blocked.is_none() {
+            for at in passed {
+                self.count_at(host, metrics, at, &ALLOWED);
+            }
             for at in refused {
                 self.count_at(host, metrics, at, &DRY_RUN);
                 decision.dry_run.get_or_insert(at);
