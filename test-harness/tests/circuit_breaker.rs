@@ -600,7 +600,7 @@ async fn no_change_costs_a_request_where_the_upstream_is_well() -> Result<()> {
         let errors = json!({ "strategy": "error_ratio", "threshold": 0.1 + f64::from(n % 9) / 10.0,
             "min_requests": 1 + n % 7, "interval": format!("{}s", 1 + n % 60), "buckets": 2 + n % 30 });
         let mut rules = vec![rule(errors)];
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             rules.push(rule(slow));
         }
         json!({ "rules": rules }).to_string()
@@ -608,7 +608,7 @@ async fn no_change_costs_a_request_where_the_upstream_is_well() -> Result<()> {
     let thresholds = Thresholds::start(set(0)).await?;
     let plugin = |n: u32| {
         breaker(
-            json!({ "source": source(json!({})), "tick": format!("{}ms", 50 + n), "properties": if n % 2 == 0 { "all" } else { "changes" } }),
+            json!({ "source": source(json!({})), "tick": format!("{}ms", 50 + n), "properties": if n.is_multiple_of(2) { "all" } else { "changes" } }),
         )
     };
     let site = |name: &str, filter: HttpFilter| listener(name).filter(filter).route(Route::cluster("payment-service"));
@@ -832,7 +832,7 @@ fn grpc(path: &str, reply: &str) -> Request {
     Request::post(path, b"\0\0\0\0\0")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .header("x-reply", &format!("header=content-type:application/grpc; {reply}"))
+        .header("x-reply", format!("header=content-type:application/grpc; {reply}"))
 }
 
 /// What a request counted as, of which nothing else is known than what it was called by: the first error on it opens.
