@@ -4,7 +4,10 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
@@ -13,7 +16,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use test_harness::sources::{ETCD, NGINX};
 use test_harness::thresholds::Mode;
-use test_harness::{ConfigMap, Etcd, H1, H2, Nginx, PATIENCE, Request, Response, Thresholds, root};
+use test_harness::{
+    ConfigMap, Envoy, Etcd, H1, H2, HttpFilter, Listener, Nginx, PATIENCE, Reply, Request, Response, Route, Thresholds,
+    Upstream, eventually, module, root,
+};
 use tokio::time::timeout;
 
 const RULES: &str = r#"[{"resource":"payment-service","threshold":0.5}]"#;
@@ -450,3 +456,173 @@ async fn the_program_serves_a_file_and_follows_it() -> Result<()> {
 }
 
 // --- the filter, against each of them: its tests begin here ---
+
+/// An Envoy whose filter takes its rules from there, before a service that is well.
+async fn filtered(source: SocketAddr, options: Value) -> Result<(Envoy, Upstream)> {
+    let upstream = Upstream::start().await?;
+    let mut options = options;
+    options["cluster"] = "source".into();
+    options["interval"] = "100ms".into();
+    let filter = HttpFilter::wasm("circuit-breaker", module("circuit-breaker")?);
+    let listener = Listener::http("in")
+        .filter(filter.config(json!({ "source": options })))
+        .route(Route::cluster("payment-service"));
+    let builder = Envoy::builder().cluster("source", source).cluster("payment-service", upstream.addr());
+    Ok((builder.listener(listener).start().await?, upstream))
+}
+
+/// Rules by which the filter can be told that it has them: they reject everything with this status.
+fn rejecting(status: u16) -> String {
+    json!([{ "resource": "payment-service", "strategy": "error_count", "threshold": 5,
+        "mode": "forced_open", "reject": { "status": status } }])
+    .to_string()
+}
+
+/// Waits until the filter has these rules on each worker that takes one of these connections.
+async fn has(envoy: &Envoy, status: u16) -> Result<()> {
+    for _ in 0..6 {
+        eventually(format!("status {status}"), PATIENCE, async || {
+            let answer = envoy.get("in", "/", ()).await.map_err(|error| format!("{error:#}"))?;
+            if answer.status == status { Ok(()) } else { Err(format!("{}\n{}", answer.status, envoy.log())) }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits until two more answers of the source had this result.
+async fn hears(envoy: &Envoy, result: &str) -> Result<()> {
+    let count = async || -> Result<u64> {
+        let stats = envoy.stats("wasmcustom.meshfilter_circuit_updates_total").await?;
+        Ok(stats.iter().filter(|(stat, _)| stat.contains(result)).map(|(_, value)| value).sum())
+    };
+    let before = count().await?;
+    eventually(format!("two more {result}"), PATIENCE, async || {
+        match count().await.map_err(|error| format!("{error:#}"))? {
+            now if now >= before + 2 => Ok(()),
+            now => Err(format!("{now} after {before}\n{}", envoy.log())),
+        }
+    })
+    .await
+}
+
+/// What stands in the log about the last answer that was of no use.
+fn complaint(envoy: &Envoy) -> String {
+    let log = envoy.log();
+    log.lines().rfind(|line| line.contains("the rules stay as they are: ")).unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn the_filter_takes_rules_from_nginx_follows_them_and_keeps_them() -> Result<()> {
+    let mut map = ConfigMap::mount(rejecting(420))?;
+    let nginx = Nginx::start(map.path()).await?;
+    let (envoy, _upstream) = filtered(nginx.addr(), json!({ "path": "/rules" })).await?;
+    has(&envoy, 420).await?;
+    hears(&envoy, "unchanged").await?;
+    assert!(
+        nginx.access_log().iter().any(|line| line.starts_with("GET /rules 304 \"\\x22")),
+        "{:#?}",
+        nginx.access_log()
+    );
+    for status in [421, 422, 423] {
+        map.update(rejecting(status))?;
+        has(&envoy, status).await?;
+    }
+    map.update("{ broken")?;
+    hears(&envoy, "refused").await?;
+    has(&envoy, 423).await?;
+    let link = map.path().join("rules.json");
+    fs::remove_file(&link)?;
+    hears(&envoy, "unreachable").await?;
+    has(&envoy, 423).await?;
+    assert!(complaint(&envoy).contains("source/rules says 404"), "{}", complaint(&envoy));
+    drop(nginx);
+    hears(&envoy, "unreachable").await?;
+    has(&envoy, 423).await
+}
+
+#[tokio::test]
+async fn the_filter_takes_rules_from_etcd_follows_them_and_keeps_them() -> Result<()> {
+    let etcd = Etcd::start().await?;
+    etcd.put("circuit/rules", rejecting(420)).await?;
+    let asked = Etcd::range("circuit/rules");
+    let options = json!({ "path": asked.path, "method": "POST", "form": "etcd",
+        "body": String::from_utf8(asked.body)?, "headers": { "content-type": "application/json" } });
+    let (envoy, _upstream) = filtered(etcd.addr(), options).await?;
+    has(&envoy, 420).await?;
+    hears(&envoy, "unchanged").await?;
+    for status in [421, 422] {
+        etcd.put("circuit/rules", rejecting(status)).await?;
+        has(&envoy, status).await?;
+    }
+    // Other keys are not its own, and move only etcd's revision.
+    etcd.put("circuit/others", rejecting(499)).await?;
+    hears(&envoy, "unchanged").await?;
+    for (document, says) in [("", "is empty"), ("[{\"resource\":1}]", "resource"), ("no JSON", "source/v3/kv/range")] {
+        etcd.put("circuit/rules", document).await?;
+        hears(&envoy, "refused").await?;
+        has(&envoy, 422).await?;
+        assert!(complaint(&envoy).contains(says), "{}", complaint(&envoy));
+        etcd.put("circuit/rules", rejecting(422)).await?;
+        hears(&envoy, "unchanged").await?;
+    }
+    etcd.delete("circuit/rules").await?;
+    hears(&envoy, "refused").await?;
+    has(&envoy, 422).await?;
+    assert!(complaint(&envoy).contains("has no value"), "{}", complaint(&envoy));
+    etcd.put("circuit/rules", rejecting(424)).await?;
+    has(&envoy, 424).await?;
+    drop(etcd);
+    hears(&envoy, "unreachable").await?;
+    has(&envoy, 424).await
+}
+
+/// No server of theirs is at hand: these answers are written after their documentation, and show what the filter asks and
+/// what it makes of such an answer.
+#[tokio::test]
+async fn the_filter_asks_consul_and_nacos_in_their_way() -> Result<()> {
+    let tokens = json!({ "x-consul-token": "a-token" });
+    let consul = "/v1/kv/circuit/rules";
+    let nacos = "/nacos/v1/cs/configs?dataId=circuit-rules&group=SENTINEL_GROUP&tenant=mesh";
+    let raw = format!("{consul}?raw");
+    for (path, form, headers) in [
+        (consul, "consul", tokens.clone()),
+        (&*raw, "plain", tokens),
+        (nacos, "plain", json!({ "accesstoken": "a-token" })),
+    ] {
+        let status = Arc::new(AtomicU16::new(420));
+        let (now, wrapped) = (Arc::clone(&status), form == "consul");
+        let store = Upstream::with(move |_| {
+            let status = now.load(Ordering::SeqCst);
+            let document = rejecting(status);
+            // A key that is not there.
+            if status == 404 {
+                return Reply::new(404);
+            }
+            let entry = json!([{ "LockIndex": 0, "Key": "circuit/rules", "Flags": 0, "CreateIndex": 10,
+                "Value": BASE64_STANDARD.encode(&document), "ModifyIndex": status }]);
+            let reply = Reply::new(200).header("x-consul-index", status.to_string());
+            let reply = reply.header("content-type", if wrapped { "application/json" } else { "text/plain" });
+            reply.chunk(if wrapped { entry.to_string() } else { document })
+        })
+        .await?;
+        let options = json!({ "path": path, "form": form, "headers": headers, "authority": "store.example" });
+        let (envoy, _upstream) = filtered(store.addr(), options).await?;
+        has(&envoy, 420).await?;
+        hears(&envoy, "unchanged").await?;
+        status.store(421, Ordering::SeqCst);
+        has(&envoy, 421).await?;
+        status.store(404, Ordering::SeqCst);
+        hears(&envoy, "unreachable").await?;
+        has(&envoy, 421).await?;
+        for asked in store.take() {
+            assert_eq!((asked.method.as_str(), asked.path.as_str(), asked.body.len()), ("GET", path, 0));
+            assert_eq!(asked.headers.text("host").as_deref(), Some("store.example"));
+            let token = asked.headers.text("x-consul-token").or_else(|| asked.headers.text("accesstoken"));
+            assert_eq!(token.as_deref(), Some("a-token"));
+            // Neither gives an ETag.
+            assert!(!asked.headers.has("if-none-match"));
+        }
+    }
+    Ok(())
+}

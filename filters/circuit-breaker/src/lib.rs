@@ -340,8 +340,9 @@ impl CircuitBreaker {
         let Stream { first_ns, status, .. } = *cx.stream;
         let error = self.settings.failures.has_status(status)
             || grpc_status.is_some_and(|status| self.settings.failures.has_grpc(status));
-        // What else an error could be of, the proxy says; a success is the upstream's, or nobody's that matters.
-        let outcome = if status < 400 && !error { Outcome::Success } else { outcome::of_proxy(cx.host, error) };
+        // Whose an error is, the proxy says; and where it closes a breaker, whose a success is.
+        let plain = status < 400 && !error && cx.stream.permits.is_empty();
+        let outcome = if plain { Outcome::Success } else { outcome::of_proxy(cx.host, error) };
         self.end(cx, now_ns, if first_ns != 0 { first_ns } else { now_ns }, outcome);
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Poll {
     due_ns: u64,
     /// The call that is under way.
     call: Option<u32>,
+    /// When it was made.
+    called_ns: u64,
     /// Whether this worker was the last to ask: then it tells the age.
     asks: bool,
     /// Questions so far.
@@ -106,6 +108,12 @@ impl Poll {
         if now_ns < self.due_ns && self.due_ns.saturating_sub(now_ns) <= longest {
             return;
         }
+        // One question at a time: who asked again before the answer would never hear of a slow one. An end comes within the
+        // timeout, whatever it is.
+        let answer_ns = source.timeout_ms.saturating_mul(MS).saturating_add(GRACE_NS);
+        if self.call.is_some() && now_ns.abs_diff(self.called_ns) < answer_ns {
+            return;
+        }
         self.call = None;
         let id = shared.id();
         let mut outcome = Ok(0);
@@ -162,7 +170,7 @@ impl Poll {
             timeout_ms: timeout_ms.max(1),
         };
         match cx.host.call(&call) {
-            Ok(call) => self.call = Some(call),
+            Ok(call) => (self.call, self.called_ns) = (Some(call), cx.now_ns),
             Err(_) => {
                 let problem = format!("there is no cluster `{}`", source.cluster);
                 self.failed(shared, cx, key, "unreachable", &problem);

@@ -472,9 +472,10 @@ impl State {
         decision: &mut Decision,
     ) {
         let id = rng.next_u64();
-        let (mut refused, mut granted, mut turns) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut passed, mut refused, mut granted, mut turns) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut blocked, mut first) = (None, None);
         let changed = self.shared.change(host, &mut |board| {
+            passed.clear();
             refused.clear();
             granted.clear();
             turns.clear();
@@ -497,9 +498,9 @@ impl State {
                         first.get_or_insert(at);
                     }
                     // Closed meanwhile, by another worker.
-                    Probe::Wait if state == Phase::Closed => {}
+                    Probe::Wait if state == Phase::Closed => passed.push(at),
                     Probe::Wait if rule.mode == Mode::DryRun => refused.push(at),
-                    Probe::Wait if class == Class::ShedLast && openings <= 1 => {}
+                    Probe::Wait if class == Class::ShedLast && openings <= 1 => passed.push(at),
                     Probe::Wait => {
                         blocked = Some(at);
                         return false;
@@ -526,6 +527,9 @@ impl State {
         }
         decision.blocked = blocked;
         if blocked.is_none() {
+            for at in passed {
+                self.count_at(host, metrics, at, &ALLOWED);
+            }
             for at in refused {
                 self.count_at(host, metrics, at, &DRY_RUN);
                 decision.dry_run.get_or_insert(at);
@@ -660,6 +664,10 @@ impl State {
 
     /// This worker has changed the state of breakers: the others are told, and so are people.
     fn turned(&mut self, host: &dyn Host, metrics: &mut Metrics, board: &Board, turns: Vec<(usize, Phase, Cause)>) {
+        // Workers first: what they do not know yet, they let pass.
+        if !turns.is_empty() {
+            self.shared.tell(host, metrics);
+        }
         for (at, from, cause) in &turns {
             let Some(Some(Entry { resource, rule, breaker, labels })) = self.breakers.get_mut(*at) else { continue };
             let why = why(rule, breaker, cause);
@@ -668,9 +676,6 @@ impl State {
             metrics.record_to(host, &STATE, *labels, to.number().into());
             metrics.add(host, &TRANSITIONS, &[resource, &rule.id, from.name(), to.name()], 1);
             log::warn!("circuit-breaker: {resource}, rule {}: {} to {}: {why}", rule.id, from.name(), to.name());
-        }
-        if !turns.is_empty() {
-            self.shared.tell(host, metrics);
         }
     }
 
