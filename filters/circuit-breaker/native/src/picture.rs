@@ -13,9 +13,9 @@ use std::fmt::Write as _;
 const LANES: usize = 10;
 /// Widths and heights.
 const WIDTH: f64 = 980.0;
-const LEFT: f64 = 84.0;
-const RIGHT: f64 = 20.0;
-const TOP: f64 = 108.0;
+const LEFT: f64 = 104.0;
+const RIGHT: f64 = 28.0;
+const TOP: f64 = 122.0;
 const HEAD: f64 = 46.0;
 const RATE: f64 = 62.0;
 const STRIP: f64 = 9.0;
@@ -81,21 +81,19 @@ pub fn svg(replay: &Replay) -> String {
     let long_ns = real(seen.last_ns.saturating_sub(seen.first_ns)).max(SECOND);
     let scale = Scale { first_ns: seen.first_ns, long_ns };
     let lanes: f64 = shown.iter().map(|_| LANE).sum();
-    let height = TOP + lanes + 30.0;
+    let height = TOP + lanes + 16.0;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n<title>What circuit-breaker rules would have done</title>\n\
          <style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n"
     );
     text(&mut out, "title", 20.0, 30.0, "start", "What these rules would have done");
-    let period = format!(
-        "{} to {}, {} lines; refused is what would have been, of the traffic as recorded: callers would have behaved \
-         otherwise",
-        report::moment(seen.first_ns),
-        report::moment(seen.last_ns),
-        seen.lines
-    );
+    let (first, last) = (report::moment(seen.first_ns), report::moment(seen.last_ns));
+    let period = format!("{first} to {last}, {} lines", seen.lines);
     text(&mut out, "dim", 20.0, 50.0, "start", &period);
+    let caveat =
+        "Refused is what would have been, of the traffic as it was recorded: callers would have behaved otherwise.";
+    text(&mut out, "dim", 20.0, 68.0, "start", caveat);
     legend(&mut out);
     let mut top = TOP;
     for (_, judge) in shown {
@@ -120,12 +118,12 @@ fn legend(out: &mut String) {
         ("threshold", "threshold"),
     ] {
         let _ = if matches!(class, "measure" | "threshold") {
-            writeln!(out, "<path class=\"{class}\" d=\"M{x} 76h20\"/>")
+            writeln!(out, "<path class=\"{class}\" d=\"M{x} 90h20\"/>")
         } else {
-            writeln!(out, "<rect class=\"{class}\" x=\"{x}\" y=\"70\" width=\"12\" height=\"12\"/>")
+            writeln!(out, "<rect class=\"{class}\" x=\"{x}\" y=\"84\" width=\"12\" height=\"12\"/>")
         };
         let wide = if matches!(class, "measure" | "threshold") { 26.0 } else { 18.0 };
-        text(out, "dim", x + wide, 80.0, "start", label);
+        text(out, "dim", x + wide, 94.0, "start", label);
         let letters = u32::try_from(label.len()).unwrap_or(0);
         x += wide + f64::from(letters) * 6.1 + 16.0;
     }
