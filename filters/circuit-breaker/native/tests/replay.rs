@@ -474,3 +474,14 @@ fn what_if_is_what_is() {
     }
     assert_eq!(one.variations().count(), 10);
 }
+
+#[test]
+fn a_rule_sees_only_what_the_others_let_pass() {
+    let rules = r#"{"rules": [
+        {"id": "few", "resource": "up", "strategy": "error_count", "threshold": 2, "min_requests": 1, "interval": "60s"},
+        {"id": "many", "resource": "up", "strategy": "error_count", "threshold": 3, "min_requests": 1, "interval": "60s"}
+    ]}"#;
+    let replay = replay(rules, &log(&(0..10).map(|n| (n * 100, 10, 500)).collect::<Vec<_>>()));
+    let sums: Vec<_> = replay.judges.iter().map(|judge| (judge.tally.openings, judge.tally.refused())).collect();
+    assert_eq!(sums, [(1, 8), (0, 0)]);
+}
