@@ -199,13 +199,12 @@ impl Shared {
     }
 }
 
+/// From the bytes that are there to new ones; none where nothing is to be changed.
+type Change<'a> = &'a mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>;
+
 /// Changes what is under a key, as often as another worker is faster: `change` gives the new bytes. Called and not
 /// copied into each place, as a size of the module.
-pub(crate) fn exchange(
-    host: &dyn Host,
-    key: &str,
-    change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
-) -> Result<(), Unchanged> {
+pub(crate) fn exchange(host: &dyn Host, key: &str, change: Change<'_>) -> Result<(), Unchanged> {
     for _ in 0..TRIES {
         let (old, cas) = match host.shared_data(key) {
             Ok((bytes, cas)) => (Some(bytes), cas),

@@ -613,6 +613,7 @@ fn a_stream_by_its_first_byte() {
     bed.advance(5000);
     let probe = bed.begin(0);
     assert_eq!(decision(&probe), Decision::Probe);
+    probe.set_property(&["response", "code_details"], "via_upstream");
     probe.response_headers(Message::new(events).headers, false);
     assert_eq!(bed.state("r"), "closed");
 }
@@ -632,12 +633,12 @@ fn each_transition_is_a_line_of_the_log_with_its_numbers() {
     assert_eq!(
         lines,
         [
-            "closed to open: 2 of 5 requests in 10000 ms were errors; probes after 5000 ms",
-            "open to half_open: 5000 ms are over, a probe goes upstream",
-            "half_open to open: a probe failed; the next after 5000 ms",
-            "open to half_open: 5000 ms are over, a probe goes upstream",
+            "closed to open: 2 of 5 requests in 10s were errors; probes after 5s",
+            "open to half_open: 5s are over, a probe goes upstream",
+            "half_open to open: a probe failed; the next after 5s",
+            "open to half_open: 5s are over, a probe goes upstream",
             "half_open to open: a probe ended without saying anything",
-            "open to half_open: 5000 ms are over, a probe goes upstream",
+            "open to half_open: 5s are over, a probe goes upstream",
             "half_open to closed: 2 of 2 probes were good",
         ]
     );
