@@ -116,7 +116,14 @@ fn every_format_says_the_same() {
         text(&output.stdout)
     };
     let json = report(&[], &made::json(&all));
-    golden("tests/logs/formats.json", &json);
+    // In which order an object's fields are depends on what else is built with serde_json.
+    let fields: std::collections::BTreeMap<String, Value> = serde_json::from_str(&json).unwrap();
+    let path = here("tests/logs/formats.json");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &json).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(fields, serde_json::from_str(&expected).unwrap());
     let own =
         "[%START_TIME%] \"%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %A% %B% %DURATION%";
     for (what, arguments, log) in [
