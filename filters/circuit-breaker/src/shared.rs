@@ -199,12 +199,12 @@ impl Shared {
     }
 }
 
-/// From the bytes that are there to new ones; none where nothing is to be changed.
-type Change<'a> = &'a mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>;
+/// What a key's bytes are to become, by what they are.
+type Change<'c> = dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + 'c;
 
-/// Changes what is under a key, as often as another worker is faster: `change` gives the new bytes. Called and not
-/// copied into each place, as a size of the module.
-pub(crate) fn exchange(host: &dyn Host, key: &str, change: Change<'_>) -> Result<(), Unchanged> {
+/// Changes what is under a key, as often as another worker is faster: `change` gives the new bytes. It is called, and not
+/// compiled into each caller: a module is as large as that.
+pub(crate) fn exchange(host: &dyn Host, key: &str, change: &mut Change<'_>) -> Result<(), Unchanged> {
     for _ in 0..TRIES {
         let (old, cas) = match host.shared_data(key) {
             Ok((bytes, cas)) => (Some(bytes), cas),

@@ -497,7 +497,8 @@ fn rules_that_are_refused() {
     ] {
         assert_eq!(rules.unwrap_err().path, at);
     }
-    let with = |how: How| Rules::new(&Config { action: how, ..Config::default() }).map(|_| ()).unwrap_err().path;
+    let with =
+        |how: How| Rules::new(&Config { action: how, ..Config::default() }).map(|_| ()).unwrap_err().path.clone();
     assert_eq!(with(How { kind: Kind::Hmac, ..How::default() }), "action.kind");
     assert_eq!(with(How { kind: Kind::Network, ..How::default() }), "action.kind");
     assert_eq!(with(How { kind: Kind::Replace, with: "ann@example.com".into(), ..How::default() }), "with");
