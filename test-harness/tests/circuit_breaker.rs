@@ -1020,6 +1020,8 @@ async fn what_it_rejected_itself_does_not_count() -> Result<()> {
     for _ in 0..5 {
         assert_eq!(envoy.get("in", "/", ()).await?.status, 503);
     }
+    envoy.wait_for_lines("in", 5).await?;
+    assert_eq!(turns(&envoy, "closed", "open"), [""; 0]);
     let gold = told("/", "status=500").header("x-tier", "gold");
     assert_eq!(envoy.send("in", &gold).await?.status, 500);
     let line = turned(&envoy, "closed", "open", 1).await?;
