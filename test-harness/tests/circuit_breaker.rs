@@ -1020,6 +1020,8 @@ async fn what_it_rejected_itself_does_not_count() -> Result<()> {
     for _ in 0..5 {
         assert_eq!(envoy.get("in", "/", ()).await?.status, 503);
     }
+    envoy.wait_for_lines("in", 5).await?;
+    assert_eq!(turns(&envoy, "closed", "open"), [""; 0]);
     let gold = told("/", "status=500").header("x-tier", "gold");
     assert_eq!(envoy.send("in", &gold).await?.status, 500);
     let line = turned(&envoy, "closed", "open", 1).await?;
@@ -1192,11 +1194,17 @@ async fn the_place_of_a_probe_whose_client_goes_is_free_again() -> Result<()> {
 async fn grpc_is_rejected_by_trailers_alone() -> Result<()> {
     let upstream = Upstream::start().await?;
     let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "1h" }));
-    let site = listener("in").filter(breaker(json!({ "rules": [rule] }))?).route(Route::cluster("payment-service"));
+    let site = listener("in").filter(breaker(json!({ "rules": [&rule] }))?).route(Route::cluster("payment-service"));
+    // As the rule says it; the proxy would make 14 of the status by itself.
+    let busy = json!({ "mode": "forced_open", "reject": { "grpc_status": 8 } });
+    let mut rules = json!([rule]);
+    rules[0].as_object_mut().unwrap().extend(busy.as_object().unwrap().clone());
+    let other = listener("busy").filter(breaker(json!({ "rules": rules }))?.vm_id("busy"));
     let envoy = builder()
         .concurrency(WORKERS)
         .add_cluster(Cluster::new("payment-service", upstream.addr()).http2())
         .listener(site)
+        .listener(other.route(Route::cluster("payment-service")))
         .start()
         .await?;
     let h2 = H2::connect(envoy.addr("in")).await?;
@@ -1218,6 +1226,8 @@ async fn grpc_is_rejected_by_trailers_alone() -> Result<()> {
     }
     let plain = envoy.get("in", "/", ()).await?;
     assert_eq!((plain.status, plain.body.len(), plain.headers.has("grpc-status")), (503, 0, false));
+    let busy = H2::connect(envoy.addr("busy")).await?.send(&grpc("/a.B/C", "")).await?;
+    assert_eq!((busy.status, busy.headers.text("grpc-status").as_deref()), (200, Some("8")));
     assert!(upstream.take().is_empty());
     Ok(())
 }

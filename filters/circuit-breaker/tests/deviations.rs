@@ -14,7 +14,7 @@
 mod support;
 
 use circuit_breaker::CircuitBreaker;
-use emulator::{Fault, Message, Reply, Status};
+use emulator::{Exchange, Fault, HttpStream, Message, Reply, Status};
 use support::{BAD, Bed, Decision, End, GOOD, MS, Source, decision, end, passes};
 
 /// A rule `r` of the cluster of all requests, by the number of errors.
@@ -189,18 +189,66 @@ fn deviation_3_a_late_completion_is_no_probe_result() {
 
 #[test]
 fn counts_of_a_period_that_is_over_on_another_worker_trip_nothing() {
-    let bed = Bed::new(2, &with(&[rule(3, "1s", "")]));
+    let bed = Bed::new(2, &with(&[rule(3, "20ms", "")]));
     let late = bed.begin(0);
     sends(&bed, 1, GOOD, 1);
     sends(&bed, 0, BAD, 2);
     bed.advance(200);
     sends(&bed, 1, BAD, 1);
     assert_eq!(bed.state("r"), "open");
-    // Closed again by worker 1, before worker 0 looks.
-    bed.proxy.advance(std::time::Duration::from_millis(1000));
+    // Closed again by worker 1, before worker 0 has looked.
+    bed.advance(20);
     assert_eq!(bed.send(1, GOOD), Decision::Probe);
+    assert_eq!(bed.state("r"), "closed");
     drop(end(&late, BAD));
     assert_eq!(bed.state("r"), "closed", "{:?}", bed.log("to open"));
+}
+
+#[test]
+fn what_was_slow_is_no_error_when_the_rule_is_by_errors_from_now_on() {
+    let slow = r#"{"id": "r", "resource": "up", "strategy": "slow_ratio", "max_allowed_rt": "10ms", "threshold": 1,
+        "min_requests": 1000, "interval": "10s", "retry_timeout": "20s"}"#;
+    both_ways(slow, |how, bed, edit| {
+        (0..4).for_each(|worker| sends(bed, worker, GOOD, 1));
+        (0..10).for_each(|_| assert_eq!(bed.send_for(1, 11, GOOD), Decision::None));
+        bed.advance(200);
+        edit(&rule(5, "20s", ""));
+        (0..4).for_each(|worker| sends(bed, worker, GOOD, 1));
+        bed.advance(300);
+        assert_eq!(bed.state("r"), "closed", "{how}: {:?}", bed.log("to open"));
+    });
+}
+
+#[test]
+fn without_a_clock_nobody_probes() {
+    let bed = Bed::new(2, &with(&[rule(1, "5s", "")]));
+    sends(&bed, 0, BAD, 1);
+    bed.advance(1000);
+    bed.proxy.fault(Fault::of("proxy_get_current_time_nanoseconds"));
+    sends(&bed, 1, BAD, 5);
+    bed.proxy.clear_faults();
+    assert_eq!((bed.of_rule("probes_total", "r"), bed.state("r")), (0, "open"));
+    bed.advance(4000);
+    assert_eq!(bed.send(1, GOOD), Decision::Probe, "no permit was lost");
+}
+
+#[test]
+fn a_clock_that_was_put_back_is_not_waited_for() {
+    let bed = Bed::new(2, &with(&[rule(1, "5s", r#", "probe_timeout": "1s""#)]));
+    sends(&bed, 0, BAD, 1);
+    // By what two threads may differ in, and by an hour.
+    let shows = |back_ms: u64| {
+        bed.proxy.clear_faults();
+        let fault = Fault::of("proxy_get_current_time_nanoseconds").status(Status::OK);
+        bed.proxy.fault(fault.bytes((bed.proxy.now_ns() - back_ms * MS).to_le_bytes()));
+    };
+    shows(900);
+    assert_eq!(bed.send(1, GOOD), Decision::Rejected);
+    shows(3_600_000);
+    let probe = bed.begin(1);
+    assert_eq!((decision(&probe), bed.send(0, GOOD)), (Decision::Probe, Decision::Rejected));
+    drop(end(&probe, GOOD));
+    assert_eq!(bed.state("r"), "closed");
 }
 
 #[test]
@@ -501,6 +549,18 @@ fn a_fallback_goes_elsewhere_and_says_nothing_of_the_upstream() {
     assert_eq!(bed.send(0, GOOD), Decision::Fallback, "no room for a second one");
     drop(end(&probe, GOOD));
     assert_eq!(bed.send(0, GOOD), Decision::None);
+    // Where requests are sent elsewhere by force, what becomes of them there is not counted here.
+    let bed = Bed::new(1, &with(&[rule(2, "5s", r#", "fallback": "cache", "mode": "forced_open""#)]));
+    (0..5).for_each(|_| assert_eq!(bed.send(0, BAD), Decision::Fallback));
+    bed.push(&with(&[rule(2, "5s", "")]));
+    sends(&bed, 0, BAD, 1);
+    assert_eq!(bed.state("r"), "closed");
+}
+
+fn end_in_the_middle(stream: &HttpStream) -> Exchange {
+    stream.set_property(&["response", "code_details"], "via_upstream");
+    stream.set_property(&["response", "flags"], 1_i64 << 14);
+    stream.finish()
 }
 
 #[test]
@@ -512,7 +572,16 @@ fn what_did_not_come_from_the_upstream_says_nothing_of_it() {
     assert_eq!(bed.state("r"), "closed");
     sends(&bed, 0, End::Reset, 1);
     assert_eq!(bed.state("r"), "open");
+    // Who leaves in the middle of an answer that is an error, says nothing either.
+    let bed = Bed::new(1, &with(&[rule(1, "5s", "")]));
+    let stream = bed.begin(0);
+    stream.response_headers(Message::new([(":status", "500")]).headers, false);
+    bed.advance(1);
+    drop(end_in_the_middle(&stream));
+    assert_eq!(bed.state("r"), "closed");
     // Own replies.
+    let bed = Bed::new(2, &with(&[rule(2, "5s", "")]));
+    sends(&bed, 0, BAD, 2);
     (0..10).for_each(|_| assert_eq!(bed.send(0, BAD), Decision::Rejected));
     bed.advance(5000);
     for how in [End::Gone, End::Local(403), End::Local(500)] {
