@@ -499,7 +499,7 @@ async fn hears(envoy: &Envoy, result: &str) -> Result<()> {
     let before = count().await?;
     eventually(format!("two more {result}"), PATIENCE, async || {
         match count().await.map_err(|error| format!("{error:#}"))? {
-            now if now >= before + 2 => Ok(()),
+            now if now.saturating_sub(before) >= 2 => Ok(()),
             now => Err(format!("{now} after {before}\n{}", envoy.log())),
         }
     })
