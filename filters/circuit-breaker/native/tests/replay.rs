@@ -100,9 +100,20 @@ fn the_sample_is_what_the_generator_makes() {
 fn the_report_of_the_sample() {
     let sample = std::fs::read(here("examples/access.log")).unwrap();
     let rules = here("examples/rules.json");
-    let output = run(&["--rules", rules.to_str().unwrap()], &sample);
+    let picture = tempfile::NamedTempFile::new().unwrap();
+    let picture = picture.path().to_str().unwrap();
+    let output = run(&["--rules", rules.to_str().unwrap(), "--svg", picture], &sample);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
-    golden("tests/logs/sample.txt", &text(&output.stdout));
+    let report = text(&output.stdout);
+    golden("tests/logs/sample.txt", &report);
+    // What the README shows.
+    golden("examples/replay.svg", &std::fs::read_to_string(picture).unwrap());
+    let readme = std::fs::read_to_string(here("../README.md")).unwrap();
+    let shown = readme.split("access.log\n```\n\n```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut lines = report.lines();
+    for line in shown.lines().filter(|line| *line != "…") {
+        assert!(lines.any(|found| found == line), "not in the report, or not in this order: {line}");
+    }
 }
 
 #[test]
