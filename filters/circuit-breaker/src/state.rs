@@ -1,6 +1,6 @@
 //! What traffic did: the breakers of a worker, and how they follow what all workers agreed on.
 
-use crate::board::{Board, Probe, State as Phase};
+use crate::board::{Board, Probe, State as Phase, Word};
 use crate::breaker::{Breaker, Completion, Verdict};
 use crate::config::{Endpoint, Settings};
 use crate::resource;
@@ -921,7 +921,11 @@ fn why(rule: &Rule, breaker: &Breaker, cause: &Cause) -> String {
             };
             format!("{bad} of {total} requests in {} were {what}; probes after {retry}", span(rule.interval_ns / 1000))
         }
-        (Cause::Retry, _) => format!("{retry} are over, a probe goes upstream"),
+        (Cause::Retry, _) => {
+            // As long as it was to wait, whatever the rule says by now.
+            let Word { opened_ns, retry_at_ns, .. } = breaker.word;
+            format!("{} are over, a probe goes upstream", span(retry_at_ns.saturating_sub(opened_ns) / 1000))
+        }
         (Cause::Passed, _) => format!("{} of {} probes were good", rule.probes, rule.probes),
         (Cause::Failed(us), Strategy::SlowRatio { .. }) => {
             format!("a probe took {}; the next after {retry}", span(*us))
