@@ -560,7 +560,7 @@ async fn every_worker_has_new_rules_within_a_tick() -> Result<()> {
         let before = flood.shots().len();
         thresholds.set(forced(open));
         let line = eventually("the line", LONG, async || {
-            let wanted = format!("rules, version {version}, from rules/rules");
+            let wanted = format!("version {version} of the rules, ");
             said(&envoy).into_iter().find(|line| line.contains(&wanted)).ok_or_else(|| said(&envoy).join("\n"))
         })
         .await?;

@@ -166,6 +166,7 @@ async fn this_envoy_offers_what_the_modules_are_held_to() -> Result<()> {
 
 #[test]
 fn what_is_shipped_asks_the_proxy_for_this() -> Result<()> {
+    // The host is one table of calls: a module that uses some of them has all.
     let wanted = [
         "env.proxy_add_header_map_value",
         "env.proxy_call_foreign_function",
@@ -175,8 +176,10 @@ fn what_is_shipped_asks_the_proxy_for_this() -> Result<()> {
         "env.proxy_get_header_map_pairs",
         "env.proxy_get_header_map_value",
         "env.proxy_get_log_level",
+        "env.proxy_get_metric",
         "env.proxy_get_property",
         "env.proxy_get_shared_data",
+        "env.proxy_http_call",
         "env.proxy_increment_metric",
         "env.proxy_log",
         "env.proxy_record_metric",
@@ -186,6 +189,7 @@ fn what_is_shipped_asks_the_proxy_for_this() -> Result<()> {
         "env.proxy_set_buffer_bytes",
         "env.proxy_set_property",
         "env.proxy_set_shared_data",
+        "env.proxy_set_tick_period_milliseconds",
         "wasi_snapshot_preview1.random_get",
     ];
     for (name, _) in SHIPPED {
