@@ -82,6 +82,9 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
     let bodies = ["request_body", "response_body", "request_trailers", "response_trailers"];
     let bodies = bodies.map(|phase| format!("proxy_on_{phase}"));
     let bodies: Vec<&str> = all.iter().copied().chain(bodies.iter().map(String::as_str)).collect();
+    let breaker = ["response_body", "response_trailers", "tick", "http_call_response"];
+    let breaker = breaker.map(|callback| format!("proxy_on_{callback}"));
+    let breaker: Vec<&str> = all.iter().copied().chain(breaker.iter().map(String::as_str)).collect();
     for (name, callbacks) in [
         ("noop", &[][..]),
         ("called", &request),
@@ -89,6 +92,7 @@ fn a_module_exports_what_its_filters_use_and_nothing_else() -> Result<()> {
         ("trace-id", &all),
         ("latency", &tcp),
         ("log-scrub", &bodies),
+        ("circuit-breaker", &breaker),
         ("duo", &all),
     ] {
         let mut wanted = [&always[..], callbacks].concat();
