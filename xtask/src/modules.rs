@@ -15,7 +15,7 @@ const TARGET: &str = "wasm32-wasip1";
 /// KB and VM. Of log-scrub 250 KB was the goal, of circuit-breaker 180, and both are missed: `docs/benchmarks.md` says what was
 /// tried.
 pub(crate) const SHIPPED: [(&str, usize); 4] =
-    [("trace-id", 130_000), ("latency", 130_000), ("log-scrub", 350_000), ("circuit-breaker", 185_000)];
+    [("trace-id", 130_000), ("latency", 130_000), ("log-scrub", 350_000), ("circuit-breaker", 190_000)];
 
 /// What only tests load.
 const TESTED: [&str; 5] = ["noop", "called", "trap", "duo", "kernels"];

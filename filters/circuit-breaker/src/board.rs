@@ -89,6 +89,11 @@ impl Word {
         (self.state == State::Closed).then(|| self.opened(now_ns, retry_ns))
     }
 
+    /// Whether the clock was put back since it came to its state.
+    pub fn is_ahead(&self, now_ns: u64) -> bool {
+        is_before(now_ns, self.since_ns)
+    }
+
     /// Whether an open one may be probed: it is time, or the clock was put back, which is not waited for.
     pub fn is_due(&self, now_ns: u64) -> bool {
         now_ns >= self.retry_at_ns || is_before(now_ns, self.opened_ns)
@@ -184,6 +189,9 @@ impl Word {
     }
 }
 
+/// How much longer one that is not closed is kept: it is a day where closed ones have an hour.
+const FORGOTTEN: u64 = 24;
+
 /// Whether a clock that showed `then_ns` was put back since, by more than two threads may differ in what they read.
 fn is_before(now_ns: u64, then_ns: u64) -> bool {
     now_ns.saturating_add(1_000_000_000) < then_ns
@@ -237,9 +245,14 @@ impl Board {
         self.words.iter().map(|(key, word)| (*key, word))
     }
 
-    /// Leaves out those that closed longer ago, so that breakers which no rule names any more do not stay for ever.
+    /// Leaves out those that closed longer ago, so that breakers which no rule names any more do not stay for ever; and those
+    /// that nobody probed for [`FORGOTTEN`] times as long.
     pub fn forget(&mut self, now_ns: u64, after_ns: u64) {
-        self.words.retain(|(_, word)| word.state != State::Closed || now_ns.saturating_sub(word.since_ns) <= after_ns);
+        self.words.retain(|(_, word)| {
+            let from_ns = if word.state == State::Closed { word.since_ns } else { word.retry_at_ns.max(word.since_ns) };
+            let times = if word.state == State::Closed { 1 } else { FORGOTTEN };
+            now_ns.saturating_sub(from_ns) <= after_ns.saturating_mul(times)
+        });
     }
 
     /// As bytes.

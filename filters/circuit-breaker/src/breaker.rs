@@ -118,7 +118,9 @@ impl Breaker {
 
     /// The same, without a look whether it trips: if it might, whether it was bad.
     pub fn add(&mut self, rule: &Rule, done: &Completion) -> Option<bool> {
-        if self.word.state != State::Closed || done.begun_ns < self.word.since_ns {
+        // One that began before this period is of the last; but where the clock was put back all seem to.
+        let late = done.begun_ns < self.word.since_ns && !self.word.is_ahead(done.now_ns);
+        if self.word.state != State::Closed || late {
             return None;
         }
         let bad = self.is_bad(rule, done);

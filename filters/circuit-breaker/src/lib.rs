@@ -135,11 +135,11 @@ impl Filter for CircuitBreaker {
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
         cx.state.follow(cx.host, cx.metrics);
         // Whoever the client is, where its request goes is not its to say.
-        if cx.state.has_fallback(self.table.get()) {
-            let stated = headers.look(&self.settings.fallback_header, |value| value.is_some());
-            if stated {
-                headers.remove(&self.settings.fallback_header);
-            }
+        // Also where no rule has a fallback just now: the route that matches it is there.
+        if headers.look(&self.settings.fallback_header, |value| value.is_some()) {
+            headers.remove(&self.settings.fallback_header);
+            // Before the route is asked for, which a forged one may have chosen.
+            headers.write();
         }
         if self.reads_all {
             headers.read();
@@ -221,7 +221,7 @@ impl Filter for CircuitBreaker {
         if cx.stream.start_ns != 0 {
             let now_ns = cx.host.now_ns();
             let error = self.settings.failures.has_status(cx.stream.status);
-            self.end(cx, now_ns, now_ns, outcome::of_proxy(cx.host, error));
+            self.end(cx, now_ns, now_ns, outcome::of_proxy(cx.host, error, cx.stream.status));
         }
     }
 }
@@ -342,7 +342,7 @@ impl CircuitBreaker {
             || grpc_status.is_some_and(|status| self.settings.failures.has_grpc(status));
         // Whose an error is, the proxy says; and where it closes a breaker, whose a success is.
         let plain = status < 400 && !error && cx.stream.permits.is_empty();
-        let outcome = if plain { Outcome::Success } else { outcome::of_proxy(cx.host, error) };
+        let outcome = if plain { Outcome::Success } else { outcome::of_proxy(cx.host, error, cx.stream.status) };
         self.end(cx, now_ns, if first_ns != 0 { first_ns } else { now_ns }, outcome);
     }
 

@@ -23,6 +23,9 @@ const UPSTREAM: i64 = bits(&[1, 2, 3, 4, 5, 6, 16, 19, 22, 23, 26]);
 /// DownstreamConnectionTermination (14), DownstreamProtocolError (18), DownstreamRemoteReset (28).
 const CLIENT: i64 = bits(&[14, 18, 28]);
 
+/// StreamIdleTimeout.
+const IDLE: i64 = bits(&[16]);
+
 // The compiler runs it: what could panic in it would not build.
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 const fn bits(numbers: &[u32]) -> i64 {
@@ -35,10 +38,12 @@ const fn bits(numbers: &[u32]) -> i64 {
 }
 
 /// The end of a request that did not end well at a glance: by what the proxy says of it. `error`: the status that the
-/// client got is one.
-pub(crate) fn of_proxy(host: &dyn Host, error: bool) -> Outcome {
+/// client got is one; `status`: that itself, 0 for none.
+pub(crate) fn of_proxy(host: &dyn Host, error: bool, status: u16) -> Outcome {
     let flags = host.number(&["response", "flags"]).unwrap_or(0);
-    if flags & CLIENT != 0 {
+    // A client that does not send the rest of its request is given up with 408, an upstream that does not answer with 504.
+    let idle_client = flags & IDLE != 0 && status == 408;
+    if flags & CLIENT != 0 || idle_client {
         return Outcome::Nothing;
     }
     if flags & UPSTREAM != 0 {

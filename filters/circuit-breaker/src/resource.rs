@@ -22,6 +22,9 @@ use kit::alloc::borrow::Cow;
 use kit::config::HeaderName;
 use kit::prelude::*;
 
+/// Most kinds that a request may be called by.
+pub const MOST_KINDS: usize = 8;
+
 /// By what requests are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -75,6 +78,9 @@ impl Kind {
             };
             if kinds.iter().any(same) {
                 return Err(wrong("stands there twice, take one out"));
+            }
+            if kinds.len() >= MOST_KINDS {
+                return Err(wrong("is one too many, give up to 8 kinds, of which all templates are one"));
             }
             kinds.push(kind);
         }
@@ -408,6 +414,11 @@ mod tests {
             (&["cluster", "cluster"], "[1]", "stands there twice, take one out"),
             (&["/a", "/b", "/a"], "[2]", "stands there twice, take one out"),
             (&["header:x-a", "header:X-A"], "[1]", "stands there twice, take one out"),
+            (
+                &["cluster", "host", "route", "method", "/a", "header:a", "header:b", "header:c", "/b", "header:d"],
+                "[9]",
+                "is one too many, give up to 8 kinds, of which all templates are one",
+            ),
             (&["header:"], "[0]", "is no header name, give 1 to 64 letters, digits or `-`, without `:`"),
             (&["header::path"], "[0]", "is no header name, give 1 to 64"),
             (&["header:host"], "[0]", "is a header that the proxy itself lives by, give another"),

@@ -903,7 +903,7 @@ pub struct Adaptive {
     pub floor: Duration,
     /// The largest limit.
     pub ceiling: Duration,
-    /// The quantile, 0.5 to 0.999.
+    /// The quantile, 0.5 to 0.99.
     pub quantile: f64,
 }
 
@@ -917,11 +917,11 @@ impl Default for Adaptive {
 
 impl Adaptive {
     fn compile(&self) -> Result<Limit, Refusal> {
-        if !(1.0..=100.0).contains(&self.factor) {
-            return Err(Refusal::at("factor", "is out of range, give a number from 1 to 100"));
+        if !(1.1..=100.0).contains(&self.factor) {
+            return Err(Refusal::at("factor", "is out of range, give a number from 1.1 to 100"));
         }
-        if !(0.5..=0.999).contains(&self.quantile) {
-            return Err(Refusal::at("quantile", "is out of range, give a number from 0.5 to 0.999"));
+        if !(0.5..=0.99).contains(&self.quantile) {
+            return Err(Refusal::at("quantile", "is out of range, give a number from 0.5 to 0.99"));
         }
         let floor = span("floor", Some(self.floor), 0)?;
         let ceiling = span("ceiling", Some(self.ceiling), 0)?;
@@ -1286,11 +1286,11 @@ mod tests {
             ),
             (
                 slow(r#""threshold": 0.5, "max_allowed_rt": {"adaptive": {"factor": 0.5}}"#),
-                "at `rules[0].max_allowed_rt.adaptive.factor`: is out of range, give a number from 1 to 100",
+                "at `rules[0].max_allowed_rt.adaptive.factor`: is out of range, give a number from 1.1 to 100",
             ),
             (
                 slow(r#""threshold": 0.5, "max_allowed_rt": {"adaptive": {"quantile": 1}}"#),
-                "at `rules[0].max_allowed_rt.adaptive.quantile`: is out of range, give a number from 0.5 to 0.999",
+                "at `rules[0].max_allowed_rt.adaptive.quantile`: is out of range, give a number from 0.5 to 0.99",
             ),
             (
                 slow(r#""threshold": 0.5, "max_allowed_rt": {"adaptive": {"floor": "3s"}}"#),
@@ -1657,7 +1657,7 @@ mod tests {
                 match limit {
                     Limit::Fixed { us } => assert!((1000..=DAY / 1000).contains(us)),
                     Limit::Adaptive(Measure { factor, floor_us, ceiling_us, quantile }) => {
-                        assert!((1.0..=100.0).contains(factor) && (0.5..=0.999).contains(quantile));
+                        assert!((1.0..=100.0).contains(factor) && (0.5..=0.99).contains(quantile));
                         assert!(1000 <= *floor_us && floor_us <= ceiling_us && *ceiling_us <= DAY / 1000);
                     }
                 }

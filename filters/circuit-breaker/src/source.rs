@@ -35,6 +35,8 @@ pub(crate) static AGE: Metric = Metric {
 const MS: u64 = 1_000_000;
 /// Longest pause between two questions to a source that does not answer.
 const LONGEST_NS: u64 = 3_600_000 * MS;
+/// Longest pause after the first question that failed.
+const SOON_NS: u64 = 10_000 * MS;
 /// How much longer than its pause a worker that asks is waited for.
 const GRACE_NS: u64 = 1_000 * MS;
 
@@ -84,7 +86,12 @@ impl Lease {
 
 /// By what its keys are known: another source has other rules.
 pub(crate) fn name(source: &Endpoint) -> String {
-    let hash = rules::fnv(&[&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body]);
+    let mut parts: Vec<&str> = vec![&source.cluster, "\0", &source.authority, "\0", &source.path, "\0", &source.body];
+    // A namespace may be one of them.
+    for (name, value) in &source.headers {
+        parts.extend(["\0", name, "\0", value]);
+    }
+    let hash = rules::fnv(&parts);
     format!("source-{hash}")
 }
 
@@ -172,8 +179,9 @@ impl Poll {
         match cx.host.call(&call) {
             Ok(call) => (self.call, self.called_ns) = (Some(call), cx.now_ns),
             Err(_) => {
-                let problem = format!("there is no cluster `{}`", source.cluster);
-                self.failed(shared, cx, key, "unreachable", &problem);
+                let problem =
+                    format!("the proxy sends nothing to `{}`: no such cluster, or nobody in it", source.cluster);
+                self.failed(source, shared, cx, key, ("unreachable", &problem));
             }
         }
     }
@@ -195,7 +203,11 @@ impl Poll {
         let place = name(source);
         let key = shared.key(&[&place, "/poller"].concat());
         match answer.status() {
-            Some(304) => self.good(source, shared, cx, &key, "unchanged"),
+            Some(304) => {
+                self.good(source, shared, cx, &key, "unchanged");
+                // Another worker may have accepted it, and told nobody any more.
+                return shared.document(cx.host, &place).map(|document| document.version);
+            }
             Some(200) => match read(settings, source, answer) {
                 Ok((body, rules)) => {
                     let etag = answer.header("etag").filter(|etag| etag.len() <= 256);
@@ -215,15 +227,15 @@ impl Poll {
                     );
                     return Some(document.version);
                 }
-                Err(problem) => self.failed(shared, cx, &key, "refused", &problem),
+                Err(problem) => self.failed(source, shared, cx, &key, ("refused", &problem)),
             },
             Some(status) => {
                 let problem = format!("{} says {status}", place_of(source));
-                self.failed(shared, cx, &key, "unreachable", &problem);
+                self.failed(source, shared, cx, &key, ("unreachable", &problem));
             }
             None => {
                 let problem = format!("{} gives no answer", place_of(source));
-                self.failed(shared, cx, &key, "unreachable", &problem);
+                self.failed(source, shared, cx, &key, ("unreachable", &problem));
             }
         }
         None
@@ -239,14 +251,32 @@ impl Poll {
         note(cx.host, key, &|lease| Lease { good_ns: cx.now_ns, failures: 0, ..lease });
     }
 
-    fn failed(&mut self, shared: &Shared, cx: &mut Tick<'_>, key: &str, result: &str, problem: &str) {
+    fn failed(
+        &mut self,
+        source: &Endpoint,
+        shared: &Shared,
+        cx: &mut Tick<'_>,
+        key: &str,
+        (result, problem): (&str, &str),
+    ) {
         cx.metrics.add(cx.host, &UPDATES, &[shared.plugin(), result], 1);
         // Once, and not each time.
         if self.said.as_deref() != Some(problem) {
             log::warn!("circuit-breaker: the rules stay as they are: {problem}");
             self.said = Some(problem.into());
         }
-        note(cx.host, key, &|lease| Lease { failures: lease.failures.saturating_add(1), ..lease });
+        // A document that is wrong is put right by somebody who waits for it.
+        if result == "refused" {
+            return;
+        }
+        let mut failures = 1_u64;
+        let _ = exchange(cx.host, key, &mut |bytes| {
+            let lease = Lease::decode(bytes?)?;
+            failures = lease.failures.saturating_add(1);
+            Some(Lease { failures, ..lease }.encode())
+        });
+        // Its interval may be an hour.
+        self.due_ns = self.due_ns.min(cx.now_ns.saturating_add(pause(source, failures)));
     }
 }
 
@@ -270,14 +300,14 @@ fn place_of(source: &Endpoint) -> String {
     [&source.cluster, &*source.path].concat()
 }
 
-/// The interval; after failures twice as long each time, up to sixteen times and an hour.
+/// The interval. After failures as long, but no longer than 10 s, and twice as long each time: up to sixteen intervals, and
+/// an hour.
 fn pause(source: &Endpoint, failures: u64) -> u64 {
-    let times = 1_u64 << failures.saturating_sub(1).min(4);
-    source
-        .interval_ms
-        .saturating_mul(MS)
-        .saturating_mul(times)
-        .min(LONGEST_NS.max(source.interval_ms.saturating_mul(MS)))
+    let interval = source.interval_ms.saturating_mul(MS);
+    let Some(before) = failures.checked_sub(1) else { return interval };
+    let times = 1_u64 << before.min(20);
+    let most = interval.saturating_mul(16).min(LONGEST_NS.max(interval));
+    interval.min(SOON_NS).saturating_mul(times).min(most)
 }
 
 /// Up to a tenth less, so that proxies that started together do not ask together.

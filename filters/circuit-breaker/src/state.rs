@@ -3,7 +3,7 @@
 use crate::board::{Board, Probe, State as Phase, Word};
 use crate::breaker::{Breaker, Completion, Verdict};
 use crate::config::{Endpoint, Settings};
-use crate::resource;
+use crate::resource::{self, MOST_KINDS};
 use crate::rules::{self, Mode, Rule, Strategy};
 use crate::shared::{Shared, Unchanged};
 use crate::source::{self, Poll, VERSION};
@@ -129,8 +129,6 @@ struct Table {
     rules: Vec<Rule>,
     /// Of the rules from the source; 0 where they are the configuration's.
     version: u64,
-    /// Whether any of them has one.
-    fallback: bool,
     /// Places in it are kept by requests: none goes away.
     resources: Vec<Resource>,
     names: Names,
@@ -173,12 +171,12 @@ pub(crate) enum Class {
     ShedLast,
 }
 
-/// What a request concerns: resources of a configuration's table. Hardly ever more than one; of more than four the rest is
-/// not looked at.
+/// What a request concerns: resources of a configuration's table, no more than there may be kinds of them. Hardly ever more
+/// than one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Places {
     table: usize,
-    all: [usize; 4],
+    all: [usize; MOST_KINDS],
     count: usize,
 }
 
@@ -221,8 +219,7 @@ impl State {
         let serial = self.serial;
         let (names, resources) = (Names::default(), Vec::new());
         let owner = Rc::downgrade(owner);
-        let table =
-            Table { owner, serial, source, mode, rules: Vec::new(), version: 0, fallback: false, resources, names };
+        let table = Table { owner, serial, source, mode, rules: Vec::new(), version: 0, resources, names };
         let place = put(&mut self.tables, table);
         // What the source once said holds until it says something else.
         if !self.read_document(host, metrics, place) {
@@ -262,7 +259,6 @@ impl State {
         if rules == table.rules {
             return;
         }
-        table.fallback = rules.iter().any(|rule| rule.fallback.is_some());
         table.rules = rules;
         // Also what this table has not met yet: a worker without requests still hears of the others'.
         hold(breakers, || core::iter::once(table.rules.as_slice()));
@@ -270,10 +266,10 @@ impl State {
         table.names.0.retain(|(_, _, resource)| *resource != NONE);
         let Table { rules, resources, .. } = table;
         for Resource { name, host: met_by, cluster, breakers: meets } in resources {
-            *meets = met(rules, met_by.as_bytes(), cluster.as_deref())
-                .into_iter()
-                .map(|rule| enter((&mut *breakers, &mut *index), host, metrics, name, rule))
-                .collect();
+            meets.clear();
+            for rule in met(rules, met_by.as_bytes(), cluster.as_deref()) {
+                enter((&mut *breakers, &mut *index), host, metrics, name, (rule, meets));
+            }
         }
         self.forget(host, metrics);
         // Those that are new here may be old to others.
@@ -307,11 +303,6 @@ impl State {
         }
     }
 
-    /// Whether a rule of this table sends requests to another route.
-    pub(crate) fn has_fallback(&self, table: usize) -> bool {
-        self.table(table).is_some_and(|table| table.fallback)
-    }
-
     /// Follows what all workers agreed on, if anything of it changed.
     #[inline]
     pub(crate) fn follow(&mut self, host: &dyn Host, metrics: &mut Metrics) {
@@ -324,7 +315,15 @@ impl State {
     fn take_over(&mut self, host: &dyn Host, metrics: &mut Metrics, board: &Board) {
         if board.version != self.handled {
             self.handled = board.version;
-            for place in 0..self.tables.len() {
+            // The newest last: of a rule that several have, that one's holds.
+            let mut places: Vec<(u64, usize)> = Vec::new();
+            for (place, table) in self.tables.iter().enumerate() {
+                if let Some(table) = table {
+                    let at = places.iter().take_while(|(serial, _)| *serial < table.serial).count();
+                    places.insert(at.min(places.len()), (table.serial, place));
+                }
+            }
+            for (_, place) in places {
                 self.read_document(host, metrics, place);
             }
         }
@@ -388,10 +387,10 @@ impl State {
                 return None;
             }
             None => {
-                let meets = met
-                    .into_iter()
-                    .map(|rule| enter((&mut *breakers, &mut *index), host, metrics, name, rule))
-                    .collect();
+                let mut meets = Vec::with_capacity(met.len());
+                for rule in met {
+                    enter((&mut *breakers, &mut *index), host, metrics, name, (rule, &mut meets));
+                }
                 let (cluster, name) = (own.map(Into::into), name.into());
                 resources.push(Resource { name, host: met_by.into(), cluster, breakers: meets });
                 resources.len().saturating_sub(1)
@@ -499,7 +498,9 @@ impl State {
                         }
                         board.set(breaker.key, new);
                         granted.push((at, Permit { key: breaker.key, id }));
-                        first.get_or_insert(at);
+                        if rule.mode == Mode::Enforce {
+                            first.get_or_insert(at);
+                        }
                     }
                     // Closed meanwhile, by another worker.
                     Probe::Wait if state == Phase::Closed => passed.push(at),
@@ -658,6 +659,7 @@ impl State {
                     board.set(breaker.key, new);
                 }
             }
+            board.forget(now_ns, FORGET_NS);
             !turns.is_empty()
         });
         match changed {
@@ -687,6 +689,8 @@ impl State {
     pub(crate) fn tick(&mut self, cx: &mut Tick<'_>, source: Option<&Endpoint>, tick_ns: u64) {
         let now_ns = cx.now_ns;
         self.retire(cx.host, cx.metrics);
+        // A proxy may be told to keep no such counter, and a full list of series may have none for it.
+        self.shared.look_again();
         self.follow(cx.host, cx.metrics);
         // Several configurations tick each for itself.
         if now_ns.abs_diff(self.exchanged_ns) >= tick_ns / 2 {
@@ -830,32 +834,38 @@ fn sort(published: &mut [Published]) {
     }
 }
 
-/// The place of the breaker of a rule over a resource. The rule that comes last is the one that holds.
+/// Adds the place of the breaker of a rule over a resource. The rule that comes last is the one that holds: two that say one
+/// resource by two names, `pay` and `pay.shop`, and have one id, are one.
 #[inline(never)]
 fn enter(
     (breakers, index): (&mut Vec<Option<Entry>>, &mut Vec<(u64, usize)>),
     host: &dyn Host,
     metrics: &mut Metrics,
     resource: &str,
-    rule: &Rule,
-) -> usize {
+    (rule, meets): (&Rule, &mut Vec<usize>),
+) {
     let key = rule.key(resource);
     let first = index.partition_point(|(known, _)| *known < key);
-    if let Some((known, place)) = index.get(first)
-        && *known == key
-        && let Some(Some(entry)) = breakers.get_mut(*place)
-    {
-        entry.breaker.under(&entry.rule, rule);
-        entry.rule.clone_from(rule);
-        return *place;
+    let known = index.get(first).filter(|(known, _)| *known == key).map(|(_, place)| *place);
+    let place = match known.and_then(|place| Some((place, breakers.get_mut(place)?.as_mut()?))) {
+        Some((place, entry)) => {
+            entry.breaker.under(&entry.rule, rule);
+            entry.rule.clone_from(rule);
+            place
+        }
+        None => {
+            let labels = metrics.labels(&[resource, &rule.id]);
+            // It is there from now on, as it stands: another worker may have opened it.
+            metrics.add_to(host, &STATE, labels, 0);
+            let breaker = Breaker::new(key, rule);
+            let place = put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels });
+            index.insert(first, (key, place));
+            place
+        }
+    };
+    if !meets.contains(&place) {
+        meets.push(place);
     }
-    let labels = metrics.labels(&[resource, &rule.id]);
-    // It is there from now on, as it stands: another worker may have opened it.
-    metrics.add_to(host, &STATE, labels, 0);
-    let breaker = Breaker::new(key, rule);
-    let place = put(breakers, Entry { resource: resource.into(), rule: rule.clone(), breaker, labels });
-    index.insert(first, (key, place));
-    place
 }
 
 /// The breakers that are there come under these rules: each under those of the first set that has one for it.

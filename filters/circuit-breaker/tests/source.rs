@@ -223,7 +223,7 @@ fn what_is_too_large_or_late_or_no_200_is_refused() {
     // A cluster that is not there.
     let bed = Bed::new(2, &from(""));
     bed.advance(20_000);
-    assert_eq!(bed.log("there is no cluster `rules`").len(), 1);
+    assert_eq!(bed.log("the proxy sends nothing to `rules`").len(), 1);
     bed.is_well();
 }
 
