@@ -1271,6 +1271,35 @@ async fn a_fallback_goes_to_another_cluster_and_no_client_gets_there() -> Result
     Ok(())
 }
 
+/// The cluster of such a request is that of the route which it chose itself, until the header is gone: of the primary, which
+/// is open, nobody has asked anything by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_fallback_is_no_way_around_an_open_breaker() -> Result<()> {
+    let (primary, cache) = (Upstream::start().await?, Upstream::start().await?);
+    let rule = rule(json!({ "strategy": "error_count", "threshold": 1, "retry_timeout": "1h", "fallback": "cache" }));
+    let matched =
+        json!({ "match": { "headers": [{ "name": "x-circuit-fallback", "string_match": { "exact": "cache" } }] } });
+    let site = listener("in")
+        .filter(breaker(json!({ "rules": [rule] }))?)
+        .route(route("/", "cache", matched))
+        .route(Route::cluster(PAYMENT));
+    let envoy = builder()
+        .concurrency(WORKERS)
+        .cluster(PAYMENT, primary.addr())
+        .cluster("cache", cache.addr())
+        .listener(site)
+        .start()
+        .await?;
+    assert_eq!(envoy.send("in", &told("/", "status=500")).await?.status, 500);
+    turned(&envoy, "closed", "open", 1).await?;
+    drop(primary.take());
+    for _ in 0..20 {
+        drop(envoy.get("in", "/", [("x-circuit-fallback", "cache")]).await?);
+    }
+    assert_eq!(primary.take().len(), 0, "of 20 requests, while it is open");
+    Ok(())
+}
+
 // --- sources ---
 
 /// A set of rules that can be told by its answers: it rejects everything with this status.
