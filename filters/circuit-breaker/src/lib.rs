@@ -26,7 +26,7 @@ use kit::prelude::*;
 use kit::{Answer, Body, Context, Filter, Flow, Headers, Map, Metric, Pass, Phases, Refusal, Reply, RootContext};
 use outcome::Outcome;
 use resource::Kind;
-use rules::{Mode, Rule};
+use rules::{Mode, Reject, Rule};
 pub use state::State;
 use state::{Class, Permit, Places, Tick};
 
@@ -136,10 +136,18 @@ impl Filter for CircuitBreaker {
         cx.state.follow(cx.host, cx.metrics);
         // Whoever the client is, where its request goes is not its to say.
         // Also where no rule has a fallback just now: the route that matches it is there.
-        if headers.look(&self.settings.fallback_header, |value| value.is_some()) {
+        let table = self.table.get();
+        let forged = headers.look(&self.settings.fallback_header, |value| {
+            Some(cx.state.is_fallback(table, value.filter(|value| !value.is_empty())?))
+        });
+        if let Some(chosen) = forged {
             headers.remove(&self.settings.fallback_header);
-            // Before the route is asked for, which a forged one may have chosen.
-            headers.write();
+            if chosen {
+                // It chose the route, and with it the cluster that the proxy tells; where the request goes without it is not
+                // told before it goes there. So nobody chooses while anything is open.
+                let broken = cx.state.is_broken(table, cx.host.now_ns());
+                return if broken { self.refuse(cx, &self.settings.reject, "open", 1, None) } else { Flow::Continue };
+            }
         }
         if self.reads_all {
             headers.read();
@@ -292,13 +300,19 @@ impl CircuitBreaker {
         let phase = stands(rule, breaker).name();
         let wait_ns =
             if rule.mode == Mode::ForcedOpen { rule.retry_ns } else { breaker.word.retry_at_ns.saturating_sub(now_ns) };
-        let wait = wait_ns.div_ceil(1_000_000_000).max(1);
         if let Some(fallback) = &rule.fallback {
             headers.set(&self.settings.fallback_header, fallback.as_bytes());
             self.publish(cx, "fallback", Some(at));
             return Flow::Continue;
         }
-        let reject = rule.reject.as_ref().unwrap_or(&self.settings.reject);
+        let reject = rule.reject.clone();
+        let reject = reject.as_ref().unwrap_or(&self.settings.reject);
+        self.refuse(cx, reject, phase, wait_ns.div_ceil(1_000_000_000).max(1), Some(at))
+    }
+
+    /// Answers in the upstream's place; `wait` in seconds.
+    #[cold]
+    fn refuse(&self, cx: &Context<'_, Self>, reject: &Reject, phase: &str, wait: u64, at: Option<usize>) -> Flow {
         let mut pairs = Vec::new();
         let mut say = |name: &str, value: &str| pairs.push((name.into(), value.into()));
         for (name, value) in &reject.headers {
@@ -317,12 +331,12 @@ impl CircuitBreaker {
             grpc_status: Some(reject.grpc_status),
             details: "circuit_open",
         };
-        self.publish(cx, "rejected", Some(at));
+        self.publish(cx, "rejected", at);
         Flow::Reply(reply)
     }
 
     /// Leaves for access logs what was decided.
-    fn publish(&self, cx: &mut Context<'_, Self>, decision: &str, at: Option<usize>) {
+    fn publish(&self, cx: &Context<'_, Self>, decision: &str, at: Option<usize>) {
         let _ = cx.host.set_filter_state("circuit.decision", decision.as_bytes());
         let Some(at) = at else { return };
         if let Some((resource, rule, breaker)) = cx.state.named(at) {

@@ -88,6 +88,8 @@ pub struct State {
     tables: Vec<Option<Table>>,
     /// Of the table that came last.
     serial: u64,
+    /// Whether anything on the board is not closed.
+    open: bool,
     /// Of the board's versions, the last one that was followed.
     handled: u64,
     exchanged_ns: u64,
@@ -327,6 +329,7 @@ impl State {
                 self.read_document(host, metrics, place);
             }
         }
+        self.open = board.iter().any(|(_, word)| word.state != Phase::Closed);
         for Entry { breaker, .. } in self.breakers.iter_mut().flatten() {
             breaker.follow(board.get(breaker.key));
         }
@@ -540,6 +543,24 @@ impl State {
                 decision.dry_run.get_or_insert(at);
             }
         }
+    }
+
+    /// Whether a request that says this in the fallback header may have chosen its route by it: where no rule has a fallback
+    /// just now, whatever it says.
+    pub(crate) fn is_fallback(&self, table: usize, value: &[u8]) -> bool {
+        let Some(table) = self.table(table) else { return true };
+        let mut all = table.rules.iter().filter_map(|rule| rule.fallback.as_deref());
+        let mut any = false;
+        all.any(|fallback| {
+            any = true;
+            fallback.as_bytes() == value
+        }) || !any
+    }
+
+    /// Whether anything is open, by what all workers agreed on, or by force.
+    pub(crate) fn is_broken(&self, table: usize, now_ns: u64) -> bool {
+        let forced = |rule: &Rule| rule.mode == Mode::ForcedOpen && rule.is_active(now_ns);
+        self.open || self.table(table).is_some_and(|table| table.rules.iter().any(forced))
     }
 
     fn count_at(&self, host: &dyn Host, metrics: &mut Metrics, at: usize, metric: &'static Metric) {

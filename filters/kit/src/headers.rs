@@ -94,18 +94,9 @@ impl<'h> Headers<'h> {
         self.edits.push(Op::Remove, name.as_bytes(), &[]);
     }
 
-    /// Gives the changes to the host at once, for what is asked of it next to be so already: which route it chooses. What is
-    /// read afterwards is read anew.
-    pub fn write(&mut self) {
-        self.flush();
-        self.edits.clear();
-        self.pairs.take();
-    }
-
     /// Gives the changes to the host. Each write clears the route cache, so what changes nothing is not written.
-    pub(crate) fn flush(&self) {
-        let Self { host, map, pairs, edits, .. } = self;
-        let map = *map;
+    pub(crate) fn flush(self) {
+        let Self { host, map, ref pairs, ref edits, .. } = self;
         for (index, edit) in edits.list.iter().enumerate() {
             let (name, value) = edits.text(edit);
             if edits
