@@ -246,7 +246,7 @@ impl Board {
     }
 
     /// Leaves out those that closed longer ago, so that breakers which no rule names any more do not stay for ever; and those
-    /// that nobody probed for [`FORGOTTEN`] times as long.
+    /// that nobody probed for a day, where that is an hour.
     pub fn forget(&mut self, now_ns: u64, after_ns: u64) {
         self.words.retain(|(_, word)| {
             let from_ns = if word.state == State::Closed { word.since_ns } else { word.retry_at_ns.max(word.since_ns) };
