@@ -14,12 +14,12 @@ use serde::Deserialize;
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields, default))]
 pub struct Config {
-    /// The rules. With `source` those that count until it has answered.
+    /// The rules, up to 1000. With `source` those that count until it has answered.
     pub rules: Vec<Item>,
     /// Where rules are fetched from while it runs.
     pub source: Option<Source>,
     /// By what requests are called, and rules find them: `cluster`, `host`, `route`, `method`, `header:<name>`, or templates of
-    /// paths such as `/users/{id}`, `/static/**` or `GET /users/{id}`, of which the first that matches counts.
+    /// paths such as `/users/{id}`, `/static/**` or `GET /users/{id}`, of which the first that matches counts. Up to eight kinds.
     pub resources: Vec<String>,
     /// Most resources that have a state; what is beyond is not protected, and counted.
     pub max_resources: Bounded<1, 10_000>,
@@ -217,7 +217,7 @@ pub struct Class {
 pub enum Treat {
     /// They are never rejected.
     Exempt,
-    /// They are the first to be probes, and rejected last.
+    /// They pass while a breaker is open for the first time, until a probe has failed.
     ShedLast,
 }
 

@@ -299,7 +299,7 @@ impl Rule {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "schema", derive(JsonSchema, serde::Serialize), serde(deny_unknown_fields))]
 pub struct Item {
-    /// Its name. Left out, it is made of resource and strategy.
+    /// Its name, a text or a number. Left out, it is made of resource and strategy, `up/error_ratio`, and `#2` for the second such.
     pub id: Option<Word>,
     /// What it protects, `payment-service`; `*` is every resource that no other rule names.
     pub resource: Option<String>,
@@ -307,7 +307,9 @@ pub struct Item {
     pub strategy: Option<Word>,
     /// The ratio, 0 to 1, or the number of errors from which it trips.
     pub threshold: Option<f64>,
-    /// With `slow_ratio`: a request that takes longer is slow.
+    /// With `slow_ratio`: a request that takes longer is slow. A duration, `"500ms"`; or a measured one, `{"adaptive": {"factor": 3,
+    /// "floor": "50ms", "ceiling": "2s", "quantile": 0.9}}`, which are the values of what is left out (factor 1.1 to 100,
+    /// quantile 0.5 to 0.99).
     pub max_allowed_rt: Option<MaxRt>,
     /// Fewer requests in the window trip nothing. 10 if left out.
     pub min_requests: Option<f64>,

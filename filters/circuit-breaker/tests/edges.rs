@@ -212,3 +212,17 @@ fn what_two_rules_of_one_id_opened_is_probed() {
     bed.advance(3_600_000);
     assert_eq!(bed.send_to(0, PAY, GOOD), Decision::Probe, "an hour later");
 }
+
+/// Whoever never sends the rest of a request is given up with 408, an upstream that does not answer with 504.
+#[test]
+fn a_client_that_does_not_end_its_request_says_nothing() {
+    for (status, expected) in [("408", "closed"), ("504", "open")] {
+        let bed = Bed::new(1, &with(&rule(1, "")));
+        let stream = bed.begin(0);
+        stream.set_property(&["response", "flags"], 1_i64 << 16);
+        stream.set_property(&["response", "code_details"], "stream_idle_timeout");
+        stream.response_headers(emulator::Message::new([(":status", status)]).headers, true);
+        drop(stream.finish());
+        assert_eq!(bed.state("r"), expected, "{status}");
+    }
+}
