@@ -40,6 +40,12 @@ fn the_first_example_is_the_rule_that_sentinel_writes() {
 }
 
 #[test]
+fn the_rules_in_the_config_map_are_rules() {
+    let rules_json = README.split("  rules.json: |\n").nth(1).unwrap().lines().next().unwrap();
+    assert_eq!(rules::read(rules_json.as_bytes()).unwrap().len(), 1);
+}
+
+#[test]
 fn the_key_of_etcd_is_the_word_rules() {
     let sources = configurations("| source | configuration | |");
     let body = settings(sources[3]).source.unwrap().body;
