@@ -326,9 +326,11 @@ impl Settings {
         })
     }
 
-    /// Reads the answer of a source: all of its rules, or none.
-    pub fn read(&self, form: Form, answer: &[u8]) -> Result<Vec<Rule>, Refusal> {
-        rules::read_as(&payload(form, answer)?, self.mode)
+    /// Reads the answer of a source: the document in it, and all of its rules, or none.
+    pub fn read<'a>(&self, form: Form, answer: &'a [u8]) -> Result<(Cow<'a, [u8]>, Vec<Rule>), Refusal> {
+        let document = payload(form, answer)?;
+        let rules = rules::read_as(&document, self.mode)?;
+        Ok((document, rules))
     }
 }
 
@@ -588,6 +590,7 @@ mod tests {
         assert_eq!((settings.classes[0].treat, settings.classes[1].treat), (Treat::ShedLast, Treat::Exempt));
         assert_eq!((settings.tick_ms, settings.properties), (10_000, Properties::All));
         let rules = settings.read(Form::Plain, br#"[{"resource": "a", "grade": 2, "count": 5, "timeWindow": 10}]"#);
+        let rules = rules.map(|(_, rules)| rules);
         assert_eq!(rules.unwrap()[0].mode, Mode::DryRun);
         assert_eq!(
             super::Settings::new(Config { state_header: None, ..Config::default() }).unwrap().state_header,
@@ -775,7 +778,7 @@ mod tests {
             let refusal = settings.read(form, answer.as_bytes()).expect_err(answer).to_string();
             assert_eq!(refusal, "at `(top level)`: is empty, give [] for no rules", "{answer}");
         }
-        assert_eq!(settings.read(Form::Consul, consul.as_bytes()).unwrap(), []);
+        assert_eq!(settings.read(Form::Consul, consul.as_bytes()).unwrap().1, []);
     }
 
     proptest! {

@@ -80,13 +80,13 @@ impl Shared {
         if changes.is_some() && changes == self.seen {
             return None;
         }
-        let first = self.seen.is_none();
         self.seen = changes;
         self.workers = self.read_workers(host).0;
         match host.shared_data(&self.key("board")) {
             Ok((bytes, _)) => Board::decode(&bytes),
             // Before anything ever happened there is none.
-            Err(_) if first => Some(Board::default()),
+            Err(Status::NotFound) => Some(Board::default()),
+            // What cannot be read now is as it was.
             Err(_) => None,
         }
     }

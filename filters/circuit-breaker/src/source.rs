@@ -3,7 +3,7 @@
 //! Who asks holds a lease, a key of the shared data: the next worker takes it over when it has run out, as it does when its
 //! VM is gone. What does not come, or is refused, changes nothing.
 
-use crate::config::{self, Endpoint, Settings};
+use crate::config::{Endpoint, Settings};
 use crate::rules::{self, Rule};
 use crate::shared::{Shared, exchange};
 use crate::state::Tick;
@@ -286,9 +286,8 @@ fn read(settings: &Settings, source: &Endpoint, answer: &Answer<'_>) -> Result<(
     }
     let body = answer.body(source.max_bytes);
     let wrong = |refusal: Refusal| format!("from {}, {refusal}", place_of(source));
-    let body = config::payload(source.form, &body).map_err(wrong)?;
-    let rules = rules::read_as(&body, settings.mode).map_err(wrong)?;
-    Ok((body.into_owned(), rules))
+    let (document, rules) = settings.read(source.form, &body).map_err(wrong)?;
+    Ok((document.into_owned(), rules))
 }
 
 fn note(host: &dyn Host, key: &str, change: &dyn Fn(Lease) -> Lease) {

@@ -241,12 +241,9 @@ impl State {
         tables.iter_mut().filter(|table| gone(table)).for_each(|table| *table = None);
         polls.retain(|(name, _)| tables.iter().flatten().any(|table| table.source.as_ref() == Some(name)));
         // One that is there again, since the proxy went back to it, did not say so.
-        let mut left: Vec<&Table> = Vec::new();
-        for table in tables.iter().flatten() {
-            let place = left.iter().take_while(|before| before.serial > table.serial).count();
-            left.insert(place.min(left.len()), table);
-        }
-        hold(breakers, || left.iter().map(|table| table.rules.as_slice()));
+        let left = by_age(tables);
+        let newest_first = left.iter().rev().filter_map(|place| tables.get(*place)?.as_ref());
+        hold(breakers, || newest_first.clone().map(|table| table.rules.as_slice()));
         self.forget(host, metrics);
     }
 
@@ -318,14 +315,7 @@ impl State {
         if board.version != self.handled {
             self.handled = board.version;
             // The newest last: of a rule that several have, that one's holds.
-            let mut places: Vec<(u64, usize)> = Vec::new();
-            for (place, table) in self.tables.iter().enumerate() {
-                if let Some(table) = table {
-                    let at = places.iter().take_while(|(serial, _)| *serial < table.serial).count();
-                    places.insert(at.min(places.len()), (table.serial, place));
-                }
-            }
-            for (_, place) in places {
+            for place in by_age(&self.tables) {
                 self.read_document(host, metrics, place);
             }
         }
@@ -825,6 +815,18 @@ fn poll_of<'p>(polls: &'p mut Vec<(String, Poll)>, source: &Endpoint) -> Option<
         polls.len().saturating_sub(1)
     });
     polls.get_mut(place).map(|(_, poll)| poll)
+}
+
+/// The places of the tables, the oldest first.
+fn by_age(tables: &[Option<Table>]) -> Vec<usize> {
+    let mut all: Vec<(u64, usize)> = Vec::new();
+    for (place, table) in tables.iter().enumerate() {
+        if let Some(table) = table {
+            let at = all.iter().take_while(|(serial, _)| *serial < table.serial).count();
+            all.insert(at.min(all.len()), (table.serial, place));
+        }
+    }
+    all.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Puts a value in the first free place.

@@ -226,3 +226,14 @@ fn a_client_that_does_not_end_its_request_says_nothing() {
         assert_eq!(bed.state("r"), expected, "{status}");
     }
 }
+
+/// Each tick looks at the board; what the host does not give for a while is as it was.
+#[test]
+fn what_cannot_be_read_for_a_while_stays_open() {
+    let bed = Bed::new(2, &with(&rule(1, "")));
+    let _ = bed.send(0, BAD);
+    assert_eq!(bed.send(1, GOOD), Decision::Rejected);
+    bed.proxy.fault(Fault::of("proxy_get_shared_data").status(Status::INTERNAL_FAILURE));
+    bed.advance(1000);
+    assert_eq!([0, 1].map(|worker| bed.send(worker, GOOD)), [Decision::Rejected; 2]);
+}
