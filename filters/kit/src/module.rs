@@ -131,13 +131,12 @@ macro_rules! export {
 /// The configuration has a key per filter, `{"trace_id": {…}, "stamp": {…}}`; one that is left out costs nothing, and a
 /// refusal names the filter it comes from. Requests pass the filters in the order given and responses in the reverse,
 /// as in a chain of the proxy; logs in the order given. They share one read of the headers, and each sees what those
-/// before it changed.
+/// before it changed. Attributes go to the configuration.
 #[macro_export]
 macro_rules! compose {
-    ($(#[$doc:meta])* $vis:vis mod $module:ident: $suite:ident = $title:literal {
+    ($(#[$attribute:meta])* $vis:vis mod $module:ident: $suite:ident = $title:literal {
         $($(#[$field_doc:meta])* $name:ident: $filter:ty),+ $(,)?
     }) => {
-        $(#[$doc])*
         $vis mod $module {
             #![allow(missing_docs)]
             use super::*;
@@ -145,6 +144,7 @@ macro_rules! compose {
 
             pub struct $suite { $($name: Option<$filter>),+ }
 
+            $(#[$attribute])*
             #[derive($crate::serde::Deserialize)]
             #[serde(crate = "kit::serde", deny_unknown_fields)]
             pub struct Config { $($(#[$field_doc])* #[serde(default)] pub $name: Option<<$filter as Filter>::Config>),+ }
