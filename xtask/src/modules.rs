@@ -23,7 +23,7 @@ pub(crate) const SHIPPED: [(&str, usize); 5] = [
 ];
 
 /// What only tests load.
-const TESTED: [&str; 5] = ["noop", "called", "trap", "duo", "kernels"];
+const TESTED: [&str; 6] = ["noop", "called", "hostcalls", "trap", "duo", "kernels"];
 
 /// Built for processors of the proxy's VM that take sixteen bytes at once, which all of V8 do: what reads whole bodies.
 const WIDE: [&str; 3] = ["kernels", "log-scrub", "suite"];

@@ -37,7 +37,7 @@ pub mod prelude {
 
 pub use body::{Answer, Body, Pass};
 pub use environment::environment;
-pub use filter::{Context, Filter, Flow, Phases, Problem, Refusal, RootContext};
+pub use filter::{Common, Context, Filter, Flow, Phases, Problem, Refusal, RootContext};
 pub use headers::Headers;
 pub use host::{Bytes, Call, Host, Map, MetricKind, Reply, Status};
 pub use log;

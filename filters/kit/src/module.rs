@@ -286,6 +286,7 @@ macro_rules! compose {
             metrics: &mut *$cx.metrics,
             state: &mut $cx.state.$name,
             stream: &mut $cx.stream.$name,
+            common: $cx.common,
         }
     };
     (@headers $method:ident $phase:ident $self:ident $cx:ident $headers:ident $name:ident $filter:ty) => {

@@ -8,6 +8,7 @@
 //! `--write FILE` (the results, if the measurement can be believed).
 
 mod circuit_breaker;
+mod hostcalls;
 mod latency;
 mod log_scrub;
 mod machine;
@@ -33,7 +34,15 @@ const TIMES: usize = 10;
 
 /// What is measured.
 fn arms() -> Result<Vec<Arm>> {
-    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?, log_scrub::arms()?, circuit_breaker::arms()?].concat())
+    Ok([
+        noop::arms()?,
+        trace_id::arms()?,
+        latency::arms()?,
+        log_scrub::arms()?,
+        circuit_breaker::arms()?,
+        hostcalls::arms()?,
+    ]
+    .concat())
 }
 
 /// What is weighed: every module that is shipped, and the no-ops beside them.
