@@ -168,13 +168,78 @@ async fn latency_in_a_real_envoy() -> Result<()> {
     real("latency", &cases::load("latency")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
 }
 
-/// Its speed beside the filter's would mean nothing otherwise.
+/// The cases that say `script`, with the filter of the proxy-wasm crate. Its speed beside the filter's would mean nothing
+/// otherwise.
+async fn plain(filter: &str, at_least: usize) -> Result<()> {
+    let path = module(&format!("{filter}-sdk"))?;
+    let cases: Vec<Case> = cases::load(filter)?.into_iter().filter(|case| case.script).collect();
+    assert!(cases.len() >= at_least, "{filter}");
+    let on = |case: &Case| Ok(HttpFilter::wasm("sdk", &path).config(case.config.clone()));
+    real("sdk", &cases, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+#[tokio::test]
+async fn the_filter_of_the_proxy_wasm_crate_that_trace_id_is_measured_against_does_the_same() -> Result<()> {
+    plain("trace-id", 4).await
+}
+
 #[tokio::test]
 async fn the_filter_of_the_proxy_wasm_crate_that_latency_is_measured_against_does_the_same() -> Result<()> {
-    let path = module("latency-sdk")?;
-    let cases: Vec<Case> = cases::load("latency")?.into_iter().filter(|case| case.script).collect();
-    assert!(cases.len() >= 4);
-    real("sdk", &cases, |_| Ok(HttpFilter::wasm("latency", &path)), "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+    plain("latency", 4).await
+}
+
+#[tokio::test]
+async fn the_filter_of_the_proxy_wasm_crate_that_log_scrub_is_measured_against_leaves_what_is_clean() -> Result<()> {
+    plain("log-scrub", 1).await
+}
+
+/// What becomes of one that opens is in `tests/circuit_breaker.rs`.
+#[tokio::test]
+async fn the_filter_of_the_proxy_wasm_crate_that_circuit_breaker_is_measured_against_lets_pass() -> Result<()> {
+    plain("circuit-breaker", 1).await
+}
+
+/// What such filters look for, both cover, wherever it stands; and what only looks like it, both leave.
+#[tokio::test]
+async fn the_filter_of_the_proxy_wasm_crate_that_log_scrub_is_measured_against_covers_the_same() -> Result<()> {
+    let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U";
+    let mut case = cases::named("log-scrub", "path, query, referer and user agent by default")?;
+    case.request.path = Some("/users/ann@example.com/cards/4111111111111111?ssn=123-45-6789&page=2".into());
+    case.request.headers = vec![
+        ("referer".into(), "https://shop.example/find?pay=4111-1111-1111-1111&order=4111-1111-1111-1112".into()),
+        ("user-agent".into(), format!("app/1.2 ({jwt})")),
+    ];
+    let state = [
+        ("path", "/users/[email]/cards/[card]"),
+        ("query", "ssn=[us_ssn]&page=2"),
+        ("referer", "https://shop.example/find?pay=[card]&order=4111-1111-1111-1112"),
+        ("user_agent", "app/1.2 ([jwt])"),
+    ];
+    case.expect.state = state.map(|(place, clean)| (format!("scrub.{place}"), clean.to_owned())).into();
+    let found = [("email", "path"), ("card", "path"), ("us_ssn", "query"), ("card", "referer"), ("jwt", "user_agent")];
+    let series = |(rule, place)| format!("meshfilter_scrub_findings_total{{rule={rule},place={place}}}");
+    case.expect.metrics = found.map(|at| (series(at), 1)).into();
+    for name in ["log-scrub", "log-scrub-sdk"] {
+        let path = module(name)?;
+        let on = |_: &Case| Ok(HttpFilter::wasm(name, &path));
+        real(name, &[case.clone()], on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await?;
+    }
+    Ok(())
+}
+
+/// One that broke on them would be no filter to compare with.
+#[tokio::test]
+async fn the_filters_of_the_proxy_wasm_crate_that_are_measured_against_stand_bytes_that_are_no_text() -> Result<()> {
+    let mut case = cases::named("circuit-breaker", "lets pass what is closed")?;
+    let names = ["traceparent", "tracestate", "x-request-id", "referer", "user-agent", "content-type"];
+    case.request.headers = names.map(|name| (name.to_owned(), "\u{ff}\u{fe} ann@example.com".to_owned())).into();
+    case.expect.metrics.clear();
+    for name in ["trace-id-sdk", "latency-sdk", "log-scrub-sdk", "circuit-breaker-sdk"] {
+        let path = module(name)?;
+        let on = |case: &Case| Ok(HttpFilter::wasm(name, &path).config(case.config.clone()));
+        real(name, &[case.clone()], on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ const WIDE: [&str; 3] = ["kernels", "log-scrub", "suite"];
 const TERSE: [&str; 1] = ["circuit-breaker"];
 
 /// Taken as they are linked, with every callback: what others build, and what asks a host about all of them.
-const WHOLE: [&str; 3] = ["noop-sdk", "latency-sdk", "probe"];
+const WHOLE: [&str; 6] = ["noop-sdk", "trace-id-sdk", "latency-sdk", "log-scrub-sdk", "circuit-breaker-sdk", "probe"];
 
 /// Written by hand, as text.
 const RAW: [&str; 2] = ["floor", "raw"];
