@@ -24,8 +24,8 @@ const TESTED: [&str; 5] = ["noop", "called", "trap", "duo", "kernels"];
 const WIDE: [&str; 2] = ["kernels", "log-scrub"];
 
 /// Built with less copied into its callers, and no loop written out: a tenth less of the module, for a few hundredths more
-/// of what a request executes. What reads whole bodies would lose by it.
-const TERSE: [&str; 1] = ["circuit-breaker"];
+/// of what a request costs at most. What reads whole bodies would lose by it; `docs/performance.md` has what was measured.
+const TERSE: [&str; 2] = ["circuit-breaker", "latency"];
 
 /// Taken as they are linked, with every callback: what others build, and what asks a host about all of them.
 const WHOLE: [&str; 3] = ["noop-sdk", "latency-sdk", "probe"];
