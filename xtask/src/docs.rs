@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::{collections::HashMap, fs, path::PathBuf};
 use trace_id::TraceId;
 
-use crate::{benchmarks, sizes};
+use crate::benchmarks;
 
 /// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
@@ -47,7 +47,6 @@ fn generate() -> Result<Vec<(PathBuf, String)>> {
         files.push((path, text));
     }
     files.extend(benchmarks::pages()?);
-    files.push(sizes::page()?);
     Ok(files)
 }
 
