@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use emulator::{Code, Exchange, Fault, Message, Plugin, Proxy};
-use kit::testing::both;
+use kit::testing::{both, refusal};
 use log_scrub::LogScrub;
 
 const MODULE: &str = "dist/log-scrub.wasm";
@@ -37,7 +37,7 @@ fn refused(configuration: &str) -> String {
         let plugin = Plugin::new("log-scrub", &code).configuration(configuration);
         assert!(proxy.push("in", [plugin]).is_err(), "{how}: {configuration} is taken");
         let lines: Vec<String> = proxy.log().into_iter().map(|line| line.text).collect();
-        lines.into_iter().find(|line| line.contains("refused")).unwrap_or_default()
+        refusal("log-scrub", &lines.into_iter().find(|line| line.contains("refused")).unwrap_or_default())
     });
     assert_eq!(said[0], said[1]);
     said[0].clone()
