@@ -7,33 +7,17 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use kit::Filter;
 use kit::testing::Proxy;
+use serde_json::{Map, Value, json};
+use suite::Suite;
 use test_harness::cases::{self, Case, Outcome, series};
 use test_harness::{
     AccessLog, Envoy, Headers, HttpFilter, Listener, PATIENCE, Reply, Route, Upstream, eventually, module,
 };
 
 /// Both in an emulated proxy, which holds them to the same final state; what it is has to be as the case says.
-fn emulated<F: Filter>(filter: &str) -> Result<()> {
-    for case in cases::load(filter)? {
-        let proxy = Proxy::<F>::start_beside(&format!("dist/{filter}.wasm"), &case.config.to_string());
-        let mut proxy = proxy.with_context(|| format!("{}: the configuration is refused", case.name))?;
-        let (request, response) = (case.request(), case.response());
-        proxy.each(|proxy| case.give(proxy));
-        let done = proxy.steps(|stream| {
-            stream.request(&request);
-            stream.response(&response);
-        });
-        let fields = |headers: &Option<emulator::Pairs>| -> Headers { headers.iter().flatten().cloned().collect() };
-        let downstream = fields(&done.downstream.headers);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let state =
-            done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
-        let came = Outcome {
-            status: downstream.text(":status").and_then(|status| status.parse().ok()).unwrap_or(0),
-            upstream: fields(&done.upstream.headers),
-            downstream,
-            state: state.collect(),
-        };
+fn emulated<F: Filter>(filter: &str, cases: &[Case]) -> Result<()> {
+    for case in cases {
+        let (proxy, came) = outcome::<F>(filter, case)?;
         case.check(&came, true)?;
         for (name, values) in &case.expect.values {
             let got = proxy.values(&series(name)).len();
@@ -44,6 +28,58 @@ fn emulated<F: Filter>(filter: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What comes of a case in an emulated proxy.
+fn outcome<F: Filter>(filter: &str, case: &Case) -> Result<(Proxy<F>, Outcome)> {
+    let proxy = Proxy::<F>::start_beside(&format!("dist/{filter}.wasm"), &case.config.to_string());
+    let mut proxy = proxy.with_context(|| format!("{}: the configuration is refused", case.name))?;
+    let (request, response) = (case.request(), case.response());
+    proxy.each(|proxy| case.give(proxy));
+    let done = proxy.steps(|stream| {
+        stream.request(&request);
+        stream.response(&response);
+    });
+    let fields = |headers: &Option<emulator::Pairs>| -> Headers { headers.iter().flatten().cloned().collect() };
+    let downstream = fields(&done.downstream.headers);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let state = done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
+    let came = Outcome {
+        status: downstream.text(":status").and_then(|status| status.parse().ok()).unwrap_or(0),
+        upstream: fields(&done.upstream.headers),
+        downstream,
+        state: state.collect(),
+    };
+    Ok((proxy, came))
+}
+
+/// The filters of the suite: name, and key in its configuration.
+const SINGLE: [(&str, &str); 4] = [
+    ("trace-id", "trace_id"),
+    ("latency", "latency"),
+    ("log-scrub", "log_scrub"),
+    ("circuit-breaker", "circuit_breaker"),
+];
+
+/// The cases of a filter for the suite, with the other three on at their defaults.
+///
+/// A case says also what must not be there. What the other three leave or send by themselves, of the same request and
+/// without the filter, is left out of that, and nothing else.
+fn with_the_others(filter: &str, key: &str) -> Result<Vec<Case>> {
+    let others = SINGLE.iter().filter(|(_, other)| *other != key).map(|(_, other)| ((*other).to_owned(), json!({})));
+    let others: Map<String, Value> = others.collect();
+    let mut cases = cases::load(filter)?;
+    for case in &mut cases {
+        let alone = Case { config: Value::Object(others.clone()), ..case.clone() };
+        let (_, came) = outcome::<Suite>("suite", &alone)?;
+        case.expect.state_without.retain(|key| !came.state.contains_key(key));
+        case.expect.upstream_without.retain(|name| !came.upstream.has(name));
+        case.expect.downstream_without.retain(|name| !came.downstream.has(name));
+        let mut config = others.clone();
+        config.insert(key.to_owned(), std::mem::take(&mut case.config));
+        case.config = Value::Object(config);
+    }
+    Ok(cases)
 }
 
 /// All in one Envoy, but for those that look at histograms: a value of the case before may come at a later flush.
@@ -122,7 +158,7 @@ async fn in_one_envoy(
 
 #[test]
 fn trace_id_in_an_emulated_proxy() -> Result<()> {
-    emulated::<trace_id::TraceId>("trace-id")
+    emulated::<trace_id::TraceId>("trace-id", &cases::load("trace-id")?)
 }
 
 #[tokio::test]
@@ -134,12 +170,12 @@ async fn trace_id_in_a_real_envoy() -> Result<()> {
 
 #[test]
 fn latency_in_an_emulated_proxy() -> Result<()> {
-    emulated::<latency::Latency>("latency")
+    emulated::<latency::Latency>("latency", &cases::load("latency")?)
 }
 
 #[test]
 fn log_scrub_in_an_emulated_proxy() -> Result<()> {
-    emulated::<log_scrub::LogScrub>("log-scrub")
+    emulated::<log_scrub::LogScrub>("log-scrub", &cases::load("log-scrub")?)
 }
 
 #[tokio::test]
@@ -151,7 +187,7 @@ async fn log_scrub_in_a_real_envoy() -> Result<()> {
 
 #[test]
 fn circuit_breaker_in_an_emulated_proxy() -> Result<()> {
-    emulated::<circuit_breaker::CircuitBreaker>("circuit-breaker")
+    emulated::<circuit_breaker::CircuitBreaker>("circuit-breaker", &cases::load("circuit-breaker")?)
 }
 
 #[tokio::test]
@@ -166,6 +202,54 @@ async fn latency_in_a_real_envoy() -> Result<()> {
     let path = module("latency")?;
     let on = |case: &Case| Ok(HttpFilter::wasm("latency", &path).config(case.config.clone()));
     real("latency", &cases::load("latency")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+#[test]
+fn the_suite_in_an_emulated_proxy() -> Result<()> {
+    emulated::<Suite>("suite", &cases::load("suite")?)
+}
+
+#[tokio::test]
+async fn the_suite_in_a_real_envoy() -> Result<()> {
+    let path = module("suite")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("suite", &path).config(case.config.clone()));
+    real("suite", &cases::load("suite")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+#[test]
+fn the_suite_with_all_four_on_does_what_each_does_in_an_emulated_proxy() -> Result<()> {
+    for (filter, key) in SINGLE {
+        emulated::<Suite>("suite", &with_the_others(filter, key)?).context(filter)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_suite_with_all_four_on_does_what_each_does_in_a_real_envoy() -> Result<()> {
+    let path = module("suite")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("suite", &path).config(case.config.clone()));
+    for (filter, key) in SINGLE {
+        real(filter, &with_the_others(filter, key)?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await?;
+    }
+    Ok(())
+}
+
+/// Few enough that a case still says what must not be there.
+#[test]
+fn what_the_others_leave_is_little() -> Result<()> {
+    let absent = |cases: &[Case]| -> usize {
+        let of = |case: &Case| {
+            let expect = &case.expect;
+            expect.state_without.len() + expect.upstream_without.len() + expect.downstream_without.len()
+        };
+        cases.iter().map(of).sum()
+    };
+    for (filter, key) in SINGLE {
+        let (all, left) = (absent(&cases::load(filter)?), absent(&with_the_others(filter, key)?));
+        println!("{filter}: {left} of {all}");
+        assert!(left * 10 >= all * 8, "{filter}: {left} of {all} are left");
+    }
+    Ok(())
 }
 
 /// Its speed beside the filter's would mean nothing otherwise.

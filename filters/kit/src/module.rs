@@ -221,7 +221,7 @@ macro_rules! compose {
                 }
 
                 fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
-                    $crate::compose!(@reverse self cx headers $($name $filter,)+);
+                    $crate::compose!(@reverse response_headers (self cx headers) $($name $filter,)+);
                     Flow::Continue
                 }
 
@@ -243,18 +243,12 @@ macro_rules! compose {
 
                 fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
                     let mut pass = Pass::On;
-                    $(if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &self.$name
-                        && filter.response_body(&mut $crate::compose!(@context cx $name), body) == Pass::Hold
-                    {
-                        pass = Pass::Hold;
-                    })+
+                    $crate::compose!(@reverse response_body (self cx body pass) $($name $filter,)+);
                     pass
                 }
 
                 fn response_trailers(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
-                    $(if <$filter>::PHASES.has(Phases::RESPONSE_TRAILERS) && let Some(filter) = &self.$name {
-                        filter.response_trailers(&mut $crate::compose!(@context cx $name), body);
-                    })+
+                    $crate::compose!(@reverse response_trailers (self cx body) $($name $filter,)+);
                 }
 
                 fn connection(&self, cx: &mut Context<'_, Self>) {
@@ -296,9 +290,25 @@ macro_rules! compose {
             }
         }
     };
-    (@reverse $self:ident $cx:ident $headers:ident) => {};
-    (@reverse $self:ident $cx:ident $headers:ident $name:ident $filter:ty, $($rest:tt)*) => {
-        $crate::compose!(@reverse $self $cx $headers $($rest)*);
+    (@response_headers ($self:ident $cx:ident $headers:ident) $name:ident $filter:ty) => {
         $crate::compose!(@headers response_headers RESPONSE_HEADERS $self $cx $headers $name $filter);
+    };
+    (@response_body ($self:ident $cx:ident $body:ident $pass:ident) $name:ident $filter:ty) => {
+        if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &$self.$name
+            && filter.response_body(&mut $crate::compose!(@context $cx $name), $body) == Pass::Hold
+        {
+            $pass = Pass::Hold;
+        }
+    };
+    (@response_trailers ($self:ident $cx:ident $body:ident) $name:ident $filter:ty) => {
+        if <$filter>::PHASES.has(Phases::RESPONSE_TRAILERS) && let Some(filter) = &$self.$name {
+            filter.response_trailers(&mut $crate::compose!(@context $cx $name), $body);
+        }
+    };
+    // The first of the list last.
+    (@reverse $method:ident $with:tt) => {};
+    (@reverse $method:ident $with:tt $name:ident $filter:ty, $($rest:tt)*) => {
+        $crate::compose!(@reverse $method $with $($rest)*);
+        $crate::compose!(@$method $with $name $filter);
     };
 }
