@@ -12,6 +12,7 @@
 mod circuit_breaker;
 mod latency;
 mod log_scrub;
+mod suite;
 mod tour;
 mod trace_id;
 
@@ -55,8 +56,13 @@ async fn walk(keep: bool) -> Result<()> {
     for (tag, regex) in tags.into_iter().collect::<BTreeMap<_, _>>() {
         builder = builder.stats_tag(&tag, &regex);
     }
-    let listeners =
-        [trace_id::listeners()?, latency::listeners()?, log_scrub::listeners()?, circuit_breaker::listeners()?];
+    let listeners = [
+        trace_id::listeners()?,
+        latency::listeners()?,
+        log_scrub::listeners()?,
+        circuit_breaker::listeners()?,
+        suite::listeners()?,
+    ];
     for listener in listeners.concat() {
         builder = builder.listener(listener);
     }
@@ -66,9 +72,10 @@ async fn walk(keep: bool) -> Result<()> {
     latency::tour(&tour).await?;
     log_scrub::tour(&tour).await?;
     circuit_breaker::tour(&tour, &thresholds).await?;
+    suite::tour(&tour).await?;
     if keep {
         let lines = [trace_id::to_try(&envoy), latency::to_try(&envoy), log_scrub::to_try(&envoy)].concat();
-        tour.kept(&[lines, circuit_breaker::to_try(&envoy, &thresholds)].concat());
+        tour.kept(&[lines, circuit_breaker::to_try(&envoy, &thresholds), suite::to_try(&envoy)].concat());
         std::future::pending::<()>().await;
     }
     envoy.stop().await?;
