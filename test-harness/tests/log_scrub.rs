@@ -276,7 +276,10 @@ async fn the_key_comes_from_the_vms_environment() -> Result<()> {
     // tells VMs apart, and one that is there already would be taken, with its key.
     envoy.push([listener(scrub(hmac)?.vm_id("other"))]).await?.rejected()?;
     let line = envoy.wait_for_log("is no variable of the environment", test_harness::PATIENCE).await?;
-    assert!(refusal("log-scrub", &line).contains("log-scrub: configuration refused at `hmac_key_env`: is no"), "{line}");
+    assert!(
+        refusal("log-scrub", &line).contains("log-scrub: configuration refused at `hmac_key_env`: is no"),
+        "{line}"
+    );
     envoy.get("in", "/123-45-6789", ()).await?;
     assert_eq!(envoy.wait_for_json("in", 2).await?[1]["path"], "/[us_ssn_d1be6505f2b72976]");
     Ok(())

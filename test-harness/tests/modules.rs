@@ -34,7 +34,8 @@ const SHIPPED: [(&str, usize); 5] = [
     ("suite", 650_000),
 ];
 
-const KIT: [&str; 9] = ["trace-id", "latency", "log-scrub", "circuit-breaker", "suite", "noop", "called", "trap", "duo"];
+const KIT: [&str; 9] =
+    ["trace-id", "latency", "log-scrub", "circuit-breaker", "suite", "noop", "called", "trap", "duo"];
 
 #[derive(Default)]
 struct Parts {

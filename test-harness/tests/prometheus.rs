@@ -155,7 +155,8 @@ async fn what_was_found_and_what_could_not_be_looked_at_arrive_by_rule_place_and
 async fn what_all_four_count_of_one_request_arrives_from_one_module() -> Result<()> {
     let upstream = Upstream::start().await?;
     let rule = json!({ "id": "errors", "resource": "up", "strategy": "error_ratio", "threshold": 0.5 });
-    let configuration = json!({ "trace_id": {}, "latency": {}, "log_scrub": {}, "circuit_breaker": { "rules": [rule] } });
+    let configuration =
+        json!({ "trace_id": {}, "latency": {}, "log_scrub": {}, "circuit_breaker": { "rules": [rule] } });
     let filter = HttpFilter::wasm("suite", module("suite")?).config(configuration);
     let listener = Listener::http("in").filter(filter).route(Route::cluster("up"));
     let builder = Envoy::builder().cluster("up", upstream.addr()).listener(listener).concurrency(2);

@@ -449,7 +449,9 @@ impl<F: Filter> Proxy<F> {
         let (native, proxy) = sides.next().expect("there is a native side");
         for (module, beside) in sides {
             assert_eq!(native, module, "the module is on the right");
-            proxy.same_as(beside, |line| refusal(F::NAME, line)).unwrap_or_else(|why| panic!("natively, and as a module: {why}"));
+            proxy
+                .same_as(beside, |line| refusal(F::NAME, line))
+                .unwrap_or_else(|why| panic!("natively, and as a module: {why}"));
         }
         native
     }

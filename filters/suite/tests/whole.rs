@@ -25,8 +25,7 @@ const ALL: &str = r#"{"trace_id": {}, "latency": {}, "log_scrub": {}, "circuit_b
 const OFF: &str = r#"{"id": "off", "resource": "*", "strategy": "error_count", "threshold": 1, "mode": "forced_open"}"#;
 
 /// One error opens it.
-const ONE: &str =
-    r#"{"id": "one", "resource": "*", "strategy": "error_count", "threshold": 1, "min_requests": 1, "retry_timeout": "60s"}"#;
+const ONE: &str = r#"{"id": "one", "resource": "*", "strategy": "error_count", "threshold": 1, "min_requests": 1, "retry_timeout": "60s"}"#;
 
 fn start(configuration: &str) -> Proxy<Suite> {
     let proxy = Proxy::<Suite>::start_beside("dist/suite.wasm", configuration);
@@ -44,14 +43,20 @@ fn answer(headers: &[(&str, &str)]) -> Message {
     Message::new([(":status", "200")].iter().chain(headers).copied())
 }
 
+/// An answer that is the upstream's, and no other filter's.
+fn upstream_says(stream: &HttpStream, response: &Message) {
+    stream.set_property(&["response", "code_details"], "via_upstream");
+    stream.response(response);
+}
+
 fn bad(stream: &HttpStream) {
     stream.request(&get(&[]));
-    stream.response(&Message::new([(":status", "500")]));
+    upstream_says(stream, &Message::new([(":status", "500")]));
 }
 
 fn well(stream: &HttpStream) {
     stream.request(&get(&[]));
-    stream.response(&answer(&[]));
+    upstream_says(stream, &answer(&[]));
 }
 
 /// The only value of a header, as text.
@@ -106,13 +111,13 @@ fn what_is_cleaned_on_its_way_is_clean_where_it_becomes_the_name_of_a_resource()
     ));
     proxy.steps(|stream| {
         stream.request(&get(&[("x-user", "ann@example.com")]));
-        stream.response(&Message::new([(":status", "500")]));
+        upstream_says(stream, &Message::new([(":status", "500")]));
     });
-    let turns = [("resource", "[email]"), ("rule", "r"), ("from", "closed"), ("to", "open")];
+    let turns = [("resource", "header:x-user_[email]"), ("rule", "r"), ("from", "closed"), ("to", "open")];
     assert_eq!(proxy.metric(&series("meshfilter_circuit_transitions_total", &turns)), Some(1));
     proxy.each(|proxy| {
         assert!(proxy.metrics().keys().all(|name| !name.contains("ann@")));
-        assert!(proxy.log().iter().any(|line| line.text.contains("[email], rule r: closed to open")));
+        assert!(proxy.log().iter().any(|line| line.text.contains("x-user=[email], rule r: closed to open")));
         assert!(proxy.log().iter().all(|line| !line.text.contains("ann@")));
     });
 }
@@ -126,7 +131,7 @@ fn an_answer_meets_them_in_the_reverse_order() {
     ));
     let call = |stream: &HttpStream| {
         stream.request(&get(&[("content-type", "application/grpc")]));
-        stream.response(&answer(&[("content-type", "application/grpc"), ("grpc-status", "14")]));
+        upstream_says(stream, &answer(&[("content-type", "application/grpc"), ("grpc-status", "14")]));
     };
     let done = proxy.steps(call);
     assert_eq!(one(&done.downstream, "grpc-status").as_deref(), Some("[code]"), "it was changed after");
@@ -194,7 +199,8 @@ fn without_a_configuration_nothing_is_done() {
         assert!(phases(&proxy).iter().all(BTreeMap::is_empty), "{configuration}: {:?}", phases(&proxy));
         let done = proxy.steps(|stream| {
             stream.request(&get(&[("x-circuit-fallback", "a"), ("content-type", "application/json")]).chunk("{}"));
-            stream.response(&answer(&[("content-type", "application/grpc")]).chunk("a").trailers([("grpc-status", "0")]));
+            stream
+                .response(&answer(&[("content-type", "application/grpc")]).chunk("a").trailers([("grpc-status", "0")]));
         });
         assert_eq!(one(&done.upstream, "x-circuit-fallback").as_deref(), Some("a"));
         assert!(done.filter_state.is_empty(), "{:?}", done.filter_state);
@@ -254,7 +260,10 @@ fn a_refusal_names_the_filter_the_place_and_the_cure() {
             "at `circuit_breaker.rules[0].threshold`: ",
         ),
         (r#"{"trace_id": {"inject": ["w4c"]}}"#, "at `trace_id.inject[0]`: is not known, give one of w3c, "),
-        (r#"{"trace_id": {}, "latency": {"labels": ["route", "route"]}}"#, "at `latency.labels[1]`: stands there twice"),
+        (
+            r#"{"trace_id": {}, "latency": {"labels": ["route", "route"]}}"#,
+            "at `latency.labels[1]`: stands there twice",
+        ),
         (r#"{"log_scrub": {"outputs": {"paht": true}}}"#, "at `log_scrub.outputs.paht`: is no field, give one of "),
         (r#"{"log_scrub": []}"#, "at `log_scrub`: "),
         (r#"{"latency": {}, "latency": {}}"#, "at `latency`: stands there twice, take one out"),
@@ -277,7 +286,9 @@ fn a_refusal_names_the_filter_the_place_and_the_cure() {
 #[test]
 fn a_push_under_traffic_keeps_what_is_open_and_what_is_under_way() {
     let with = |more: &str| {
-        format!(r#"{{"trace_id": {{}}, "latency": {{{more}}}, "log_scrub": {{}}, "circuit_breaker": {{"rules": [{ONE}]}}}}"#)
+        format!(
+            r#"{{"trace_id": {{}}, "latency": {{{more}}}, "log_scrub": {{}}, "circuit_breaker": {{"rules": [{ONE}]}}}}"#
+        )
     };
     let mut proxy = start(&with(""));
     let in_flight = "meshfilter_requests_in_flight";
@@ -310,8 +321,10 @@ fn a_push_under_traffic_keeps_what_is_open_and_what_is_under_way() {
 
 #[test]
 fn of_a_connection_latency_measures_and_the_others_leave_it_alone() {
-    let log_scrub = r#""log_scrub": {"outputs": {"request_headers": ["x-a"], "response_headers": ["x-b"], "method": true}}"#;
-    let rest = format!(r#""trace_id": {{"follow_tracer": "always"}}, {log_scrub}, "circuit_breaker": {{"rules": [{OFF}]}}"#);
+    let log_scrub =
+        r#""log_scrub": {"outputs": {"request_headers": ["x-a"], "response_headers": ["x-b"], "method": true}}"#;
+    let rest =
+        format!(r#""trace_id": {{"follow_tracer": "always"}}, {log_scrub}, "circuit_breaker": {{"rules": [{OFF}]}}"#);
     let connect = |configuration: &str| {
         let proxy = start(configuration);
         proxy.each(|proxy| {
@@ -339,6 +352,7 @@ fn of_a_connection_latency_measures_and_the_others_leave_it_alone() {
 fn the_largest_max_series_counts() {
     let limit = |text: &str| kit::config::parse(text.as_bytes()).and_then(Suite::new).unwrap().max_series();
     assert_eq!(limit("{}"), None);
+    assert_eq!(limit(r#"{"latency": null}"#), None, "it is left out");
     assert_eq!(limit(r#"{"latency": {"max_series": 50}}"#), Some(50));
     assert_eq!(limit(r#"{"latency": {"max_series": 50}, "circuit_breaker": {"max_series": 70}}"#), Some(70));
     assert_eq!(limit(r#"{"latency": {"max_series": 50}, "trace_id": {}}"#), Some(kit::MAX_SERIES));

@@ -17,7 +17,7 @@ fn configuration() -> Value {
             "resources": ["cluster", "header:x-team"],
             "rules": [
                 { "id": "errors", "resource": "service", "strategy": "error_ratio", "threshold": 0.5 },
-                { "id": "off", "resource": "batch", "strategy": "error_count", "threshold": 1, "mode": "forced_open" },
+                { "id": "off", "resource": "header:x-team=batch", "strategy": "error_count", "threshold": 1, "mode": "forced_open" },
             ],
         },
     })
@@ -50,7 +50,10 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
     whole(&told.log, "allowed")?;
     ensure!(told.response.status == 200 && told.upstream.is_some(), "it was not let through");
 
-    tour.step("One that is turned away has all of it too", "It did not go upstream, and its log does not lack anything.");
+    tour.step(
+        "One that is turned away has all of it too",
+        "It did not go upstream, and its log does not lack anything.",
+    );
     let told = tour.send_to("suite", PATH, &[BATCH], &["traceparent"]).await?;
     whole(&told.log, "rejected")?;
     ensure!(told.response.status == 503 && told.upstream.is_none(), "it was let through");
