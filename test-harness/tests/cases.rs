@@ -256,6 +256,31 @@ fn nothing_is_left_out_of_the_cases_but_what_filters_share() -> Result<()> {
     Ok(())
 }
 
+/// Else a run with `TEST_AS` would be one without.
+#[tokio::test]
+async fn the_module_that_is_to_stand_in_for_a_filters_own_does() -> Result<()> {
+    let stand_in = std::env::var("TEST_AS").unwrap_or_default();
+    let said = match &*stand_in {
+        "" => "log-scrub: configuration refused at `nonsense`: is no field".to_owned(),
+        name => format!("{name}: configuration refused at `log_scrub.nonsense`: is no field"),
+    };
+    let wrong = json!({ "nonsense": 1 });
+    for filter in [
+        HttpFilter::wasm("log-scrub", module("log-scrub")?).config(wrong.clone()),
+        HttpFilter::wasm("log-scrub", module("log-scrub")?).config_struct(wrong.clone()),
+    ] {
+        let listener = Listener::http("in").filter(filter);
+        let why = Envoy::builder().listener(listener).concurrency(1).validate().await?.rejected()?;
+        assert!(why.contains(&said), "{said} in {why}");
+    }
+    let [_, (_, code)] = kit::testing::both::<log_scrub::LogScrub>("dist/log-scrub.wasm");
+    let proxy = emulator::Proxy::new(1, 1);
+    let plugin = emulator::Plugin::new("log-scrub", &code).configuration(wrong.to_string());
+    assert!(proxy.push("in", [plugin]).is_err());
+    assert!(proxy.log().iter().any(|line| line.text.starts_with(&said)), "{said} in {:?}", proxy.log());
+    Ok(())
+}
+
 /// Its speed beside the filter's would mean nothing otherwise.
 #[tokio::test]
 async fn the_filter_of_the_proxy_wasm_crate_that_latency_is_measured_against_does_the_same() -> Result<()> {
