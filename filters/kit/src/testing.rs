@@ -325,14 +325,14 @@ pub fn refusal(filter: &str, said: &str) -> String {
     let mut own = String::new();
     for (at, part) in said.split(&refused(&stand_in, "")).enumerate() {
         let within = part.strip_prefix(&*key).map(|rest| (rest.strip_prefix('.'), rest.strip_prefix('`')));
-        own += &match within {
+        own.push_str(&match within {
             _ if at == 0 => String::from(part),
             Some((Some(place), _)) => refused(filter, place),
-            Some((_, Some(rest))) => refused(filter, top) + rest,
+            Some((_, Some(rest))) => refused(filter, &[top, rest].concat()),
             // It has no path yet.
             _ if part.starts_with(top) => refused(filter, part),
             _ => panic!("{stand_in} does not name `{key}`: {part}"),
-        };
+        });
     }
     match own.split_once("is not JSON (").and_then(|(before, rest)| Some((before, rest.split_once(')')?.1))) {
         Some((before, after)) => format!("{before}is not JSON{after}"),

@@ -347,6 +347,14 @@ fn of_a_connection_latency_measures_and_the_others_leave_it_alone() {
     assert_eq!(connect(&format!("{{{rest}}}")), (None, Vec::new(), 0));
 }
 
+#[test]
+fn what_two_of_them_share_is_declared_once() {
+    assert_eq!((trace_id::TraceId::SHARED, latency::Latency::SHARED), (&["start_time_ns"][..], &["start_time_ns"][..]));
+    assert_eq!(Suite::SHARED, ["start_time_ns"]);
+    // By the canary, the main thread and the worker.
+    assert_eq!(start(ALL).calls("proxy_call_foreign_function"), 3);
+}
+
 /// Series are bounded for the VM as a whole, by the largest limit of the filters that are there.
 #[test]
 fn the_largest_max_series_counts() {
