@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use test_harness::{Envoy, Upstream};
+use test_harness::{Envoy, Listener, Upstream};
 use tokio::signal::unix::{SignalKind, signal};
 use tour::Tour;
 
@@ -45,6 +45,18 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// All of them, trace-id's first: a push replaces the whole.
+fn listeners() -> Result<Vec<Listener>> {
+    let all = [
+        trace_id::listeners()?,
+        latency::listeners()?,
+        log_scrub::listeners()?,
+        circuit_breaker::listeners()?,
+        suite::listeners()?,
+    ];
+    Ok(all.concat())
+}
+
 async fn walk(keep: bool) -> Result<()> {
     let upstream = Upstream::start().await?;
     let thresholds = circuit_breaker::thresholds().await?;
@@ -56,14 +68,7 @@ async fn walk(keep: bool) -> Result<()> {
     for (tag, regex) in tags.into_iter().collect::<BTreeMap<_, _>>() {
         builder = builder.stats_tag(&tag, &regex);
     }
-    let listeners = [
-        trace_id::listeners()?,
-        latency::listeners()?,
-        log_scrub::listeners()?,
-        circuit_breaker::listeners()?,
-        suite::listeners()?,
-    ];
-    for listener in listeners.concat() {
+    for listener in listeners()? {
         builder = builder.listener(listener);
     }
     let envoy = builder.start().await?;
