@@ -19,7 +19,7 @@ pub(crate) const SHIPPED: [(&str, usize); 5] = [
     ("latency", 130_000),
     ("log-scrub", 350_000),
     ("circuit-breaker", 190_000),
-    ("suite", 650_000),
+    ("suite", 580_000),
 ];
 
 /// What only tests load.
