@@ -1,0 +1,26 @@
+//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
+//! `matrix` runs the tests on every Envoy.
+
+mod benchmarks;
+mod docs;
+mod matrix;
+mod modules;
+mod plot;
+
+use anyhow::{Result, bail};
+
+pub use modules::{SHIPPED, TARGET};
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// When it asks for nothing that there is, and when that fails.
+pub fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        ["modules"] => modules::build(),
+        ["docs"] => docs::write(),
+        ["docs", "--check"] => docs::check(),
+        ["matrix", versions @ ..] => matrix::run(versions),
+        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...]"),
+    }
+}
