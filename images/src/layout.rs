@@ -261,8 +261,10 @@ fn abi(wasm: &[u8]) -> Result<String> {
 fn tar(wasm: &[u8]) -> Result<Vec<u8>> {
     let mut header = tar::Header::new_ustar();
     header.set_size(wasm.len().try_into()?);
-    // All else stays zero: owner, group, time.
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     let mut tar = tar::Builder::new(Vec::new());
     tar.append_data(&mut header, mesh::FILE, wasm)?;
     Ok(tar.into_inner()?)

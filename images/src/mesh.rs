@@ -90,10 +90,10 @@ fn unpack(layer: &[u8]) -> Result<Vec<u8>> {
         let entry = entry.context("the layer is no archive, compressed by gzip")?;
         if entry.path()?.file_name().is_some_and(|name| name == FILE) {
             let size = entry.size();
+            ensure!(size <= LARGEST, "{FILE} has {size} bytes, the mesh takes {LARGEST} at most");
             let mut module = Vec::new();
-            // What it says of its size may be a lie, and a few bytes can unpack to very many.
-            entry.take(LARGEST.saturating_add(1)).read_to_end(&mut module).context("the layer is cut off")?;
-            ensure!(u64::try_from(module.len()) == Ok(size), "{FILE} is cut off, or larger than {LARGEST} bytes");
+            entry.take(size).read_to_end(&mut module).context("the layer is cut off")?;
+            ensure!(u64::try_from(module.len()) == Ok(size), "{FILE} is cut off");
             return Ok(module);
         }
     }

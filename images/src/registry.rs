@@ -175,9 +175,9 @@ impl Registry {
         let broken = matches!(error, OciDistributionError::RequestError(_) | OciDistributionError::IoError(_));
         let unreachable = matches!(&error, OciDistributionError::RequestError(error) if error.is_connect());
         let reason = match status(&error) {
-            // Servers say it in their own words, and all with this status.
-            Some(400) if self.plain_http && said.contains("HTTPS") => {
-                format!("{host} wants TLS: leave out PLAIN_HTTP=1")
+            // Servers of TLS say it so, each in its own words.
+            Some(400) if self.plain_http => {
+                format!("{host} does not take this without TLS, as it seems: leave out PLAIN_HTTP=1")
             }
             Some(401) if anonymous => {
                 format!("{host} wants credentials, and {} has none for it: run `docker login {host}`", configuration())
