@@ -7,7 +7,7 @@ use images::mesh::{LARGEST, layer, module, module_of};
 use images::{Blob, Form, Image};
 use serde_json::json;
 
-use crate::world::{both, shipped, small};
+use crate::world::{both, hex, shipped, small};
 
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
@@ -51,7 +51,7 @@ fn oci(layers: &[&str]) -> Vec<u8> {
 #[track_caller]
 fn taken(manifest: &[u8]) -> (Form, usize) {
     let (form, layer) = layer(manifest).unwrap();
-    (form, layer.digest[7..].parse().unwrap())
+    (form, hex(&layer.digest).parse().unwrap())
 }
 
 #[track_caller]

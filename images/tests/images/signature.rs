@@ -12,7 +12,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::world::{NAME, VERSION, at, dist, images, push, registry, small};
+use crate::world::{NAME, VERSION, at, dist, hex, images, push, registry, small};
 
 struct Key {
     pair: KeyPair,
@@ -57,7 +57,7 @@ async fn a_signature_is_where_cosign_looks_and_another_implementation_takes_it()
     let image = layout::image(&small(), Form::Image)?;
     place.push(NAME, VERSION, &image, |_| ()).await?;
     key.sign(&place, image.digest()).await?;
-    let tag = format!("sha256-{}.sig", &image.digest()[7..]);
+    let tag = format!("sha256-{}.sig", hex(image.digest()));
     assert_eq!(signature::tag(image.digest()), tag);
     let manifest = signatures(&place, image.digest()).await?;
     assert_eq!(manifest.config.media_type, "application/vnd.oci.image.config.v1+json");

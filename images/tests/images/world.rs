@@ -45,6 +45,11 @@ pub(crate) fn both(module: &Module) -> Result<Vec<(Form, Image)>> {
     Form::ALL.into_iter().map(|form| Ok((form, layout::image(module, form)?))).collect()
 }
 
+/// A digest without the name of its algorithm.
+pub(crate) fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").expect("SHA-256")
+}
+
 /// A folder as `make images` leaves it, with the one module that is shipped.
 pub(crate) fn dist() -> Result<TempDir> {
     let dist = tempfile::tempdir()?;
