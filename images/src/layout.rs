@@ -197,7 +197,7 @@ pub fn image(module: &Module, form: Form) -> Result<Image> {
         module.version
     );
     let abi = abi(wasm).with_context(|| format!("{name} is no module that a proxy loads"))?;
-    ensure!(mesh::fits(wasm.len()), "{name} has {} bytes, the mesh takes {} at most", wasm.len(), mesh::LARGEST);
+    ensure!(mesh::fits(wasm.len()), "{name} has {} bytes, the mesh takes {} at most", wasm.len(), mesh::LARGEST_MODULE);
     let (config, layers) = match form {
         Form::Image => {
             let tar = tar(wasm)?;

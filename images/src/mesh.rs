@@ -13,16 +13,19 @@ use oci_client::manifest::{
 use serde_json::Value;
 use std::io::Read as _;
 
-/// The most that it takes of a module, in bytes.
+/// The most that it reads of a layer, unpacked where it is packed, in bytes.
 pub const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// The name of the file with the module, in an image that is no artifact.
 pub const FILE: &str = "plugin.wasm";
 
+/// The most that a module may have, in either form: an archive has a head of 512 bytes before it.
+pub const LARGEST_MODULE: u64 = LARGEST - 512;
+
 /// Whether a module of that size is taken.
 #[must_use]
 pub fn fits(size: usize) -> bool {
-    u64::try_from(size).is_ok_and(|size| size <= LARGEST)
+    u64::try_from(size).is_ok_and(|size| size <= LARGEST_MODULE)
 }
 
 /// The layer that the module is in, and how.
@@ -69,7 +72,7 @@ pub fn module(form: Form, layer: &[u8]) -> Result<Vec<u8>> {
         Form::Image => unpack(layer)?,
         Form::Artifact => layer.to_vec(),
     };
-    ensure!(fits(module.len()), "the module has more than {LARGEST} bytes");
+    ensure!(fits(module.len()), "the module has more than {LARGEST_MODULE} bytes");
     ensure!(module.len() >= 8 && module.starts_with(b"\0asm"), "it is no WebAssembly");
     Ok(module)
 }
@@ -85,12 +88,12 @@ pub fn module_of(image: &Image) -> Result<Vec<u8>> {
 }
 
 fn unpack(layer: &[u8]) -> Result<Vec<u8>> {
-    let mut archive = tar::Archive::new(GzDecoder::new(layer));
+    let mut archive = tar::Archive::new(GzDecoder::new(layer).take(LARGEST));
     for entry in archive.entries().context("the layer is no archive")? {
         let entry = entry.context("the layer is no archive, compressed by gzip")?;
         if entry.path()?.file_name().is_some_and(|name| name == FILE) {
             let size = entry.size();
-            ensure!(size <= LARGEST, "{FILE} has {size} bytes, the mesh takes {LARGEST} at most");
+            ensure!(size <= LARGEST_MODULE, "{FILE} has {size} bytes, the mesh takes {LARGEST_MODULE} at most");
             let mut module = Vec::new();
             entry.take(size).read_to_end(&mut module).context("the layer is cut off")?;
             ensure!(u64::try_from(module.len()) == Ok(size), "{FILE} is cut off");

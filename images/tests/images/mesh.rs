@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use flate2::{Compression, write::GzEncoder};
-use images::mesh::{LARGEST, layer, module, module_of};
+use images::mesh::{LARGEST, LARGEST_MODULE, fits, layer, module, module_of};
 use images::{Blob, Form, Image};
 use serde_json::json;
 
@@ -136,8 +136,10 @@ fn more_than_the_limit_is_refused_before_it_is_read() {
     assert_eq!(taken(&with_size(LARGEST)), (Form::Artifact, 1));
     refused(&with_size(LARGEST + 1), "268435456 at most");
     let unpacked = |size| format!("{:#}", module(Form::Image, &packed("plugin.wasm", b"\0asm", size)).unwrap_err());
-    assert!(unpacked(LARGEST).contains("cut off"), "{}", unpacked(LARGEST));
-    assert!(unpacked(LARGEST + 1).contains("268435456 at most"), "{}", unpacked(LARGEST + 1));
+    assert!(unpacked(LARGEST_MODULE).contains("cut off"), "{}", unpacked(LARGEST_MODULE));
+    assert!(unpacked(LARGEST_MODULE + 1).contains("268434944 at most"), "{}", unpacked(LARGEST_MODULE + 1));
+    let largest = LARGEST_MODULE.try_into().unwrap();
+    assert!(fits(largest) && !fits(largest + 1));
 }
 
 #[test]
