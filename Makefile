@@ -62,7 +62,7 @@ fuzz: ## Look for canaries in all that log-scrub lets out, for MINUTES=5 (or CAS
 lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --workspace --exclude test-harness --exclude proxy-wasm-emulator --exclude xtask --exclude log-scrub-native --exclude circuit-breaker-native --target wasm32-wasip1 --features module -- -D warnings
+	$(CARGO) clippy --locked --workspace --exclude test-harness --exclude proxy-wasm-emulator --exclude xtask --exclude images --exclude log-scrub-native --exclude circuit-breaker-native --target wasm32-wasip1 --features module -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(CARGO) run --quiet --locked --package xtask -- docs --check
 

@@ -136,7 +136,8 @@ fn build(show: &Show, dist: &Path, version: &str, source: Option<String>, revisi
         }
         layout::write(&folder.join(name), version, &images)?;
         fs::write(folder.join(format!("{name}.cdx.json")), crates.bom(&module)?)?;
-        show.title(&format!("dist/images/{name}"));
+        let shown = folder.join(name);
+        show.title(&shown.strip_prefix(root()).unwrap_or(&shown).display().to_string());
         for (form, image) in &images {
             show.image(*form, &form.tag(version), image);
         }
