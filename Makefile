@@ -35,7 +35,7 @@ servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
-	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-11s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
+	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-15s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
 	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak; there is $(pinned)"
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
