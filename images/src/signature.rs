@@ -5,6 +5,7 @@ use crate::layout::{Blob, Image, digest};
 use crate::registry::Registry;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use crypto_secretbox::{KeyInit as _, Nonce, XSalsa20Poly1305, aead::Aead as _};
 use oci_client::{
     config::{Architecture, ConfigFile, Os, Rootfs},
     manifest::{IMAGE_CONFIG_MEDIA_TYPE, OciDescriptor, OciImageManifest},
@@ -17,8 +18,10 @@ use p256::{
     },
     pkcs8::{DecodePrivateKey as _, DecodePublicKey as _},
 };
+use scrypt::{Params, scrypt};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, env, fs, path::Path};
 
 /// What is signed.
 pub const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -40,20 +43,27 @@ pub fn tag(digest: &str) -> String {
 pub struct Signer(SigningKey);
 
 impl Signer {
-    /// Reads an ECDSA key on P-256, as PEM: PKCS #8 or SEC 1.
+    /// Reads an ECDSA key on P-256, as PEM: PKCS #8, SEC 1, or as cosign makes it, with the password in `COSIGN_PASSWORD`.
     ///
     /// # Errors
     /// When there is none in the file.
     pub fn read(path: &Path) -> Result<Self> {
         let pem = fs::read_to_string(path).with_context(|| format!("the key {}", path.display()))?;
-        ensure!(
-            !pem.contains("ENCRYPTED"),
-            "the key {} is encrypted: give it as plain PKCS #8, as a secret store hands it out",
-            path.display()
-        );
-        let key = SigningKey::from_pkcs8_pem(&pem).ok();
-        let key = key.or_else(|| SecretKey::from_sec1_pem(&pem).ok().map(SigningKey::from));
-        Ok(Self(key.with_context(|| format!("{} holds no private key for ECDSA on P-256, as PEM", path.display()))?))
+        let whose = || format!("{} holds no private key for ECDSA on P-256, as PEM", path.display());
+        let parsed = pem::parse(&pem).with_context(whose)?;
+        let key = match parsed.tag() {
+            "ENCRYPTED SIGSTORE PRIVATE KEY" | "ENCRYPTED COSIGN PRIVATE KEY" => {
+                let password = env::var("COSIGN_PASSWORD").ok();
+                let password = password.with_context(|| {
+                    format!("the key {} is encrypted: give its password in COSIGN_PASSWORD", path.display())
+                })?;
+                let key = decrypt(parsed.contents(), password.as_bytes());
+                SigningKey::from_pkcs8_der(&key.with_context(|| format!("the key {}", path.display()))?).ok()
+            }
+            "PRIVATE KEY" => SigningKey::from_pkcs8_der(parsed.contents()).ok(),
+            _ => SecretKey::from_sec1_der(parsed.contents()).ok().map(SigningKey::from),
+        };
+        Ok(Self(key.with_context(whose)?))
     }
 
     /// Signs that image, and adds the signature to those that there are.
@@ -106,6 +116,54 @@ impl Signer {
         layer.descriptor.annotations = Some(BTreeMap::from([(SIGNATURE.to_owned(), signature)]));
         Ok(layer)
     }
+}
+
+/// A key as cosign keeps it.
+#[derive(Deserialize)]
+struct Encrypted {
+    kdf: Kdf,
+    cipher: Cipher,
+    ciphertext: String,
+}
+
+/// How the password becomes a key.
+#[derive(Deserialize)]
+struct Kdf {
+    name: String,
+    params: Cost,
+    salt: String,
+}
+
+#[derive(Deserialize)]
+struct Cost {
+    #[serde(rename = "N")]
+    n: u64,
+    r: u32,
+    p: u32,
+}
+
+#[derive(Deserialize)]
+struct Cipher {
+    name: String,
+    nonce: String,
+}
+
+/// The key in PKCS #8.
+fn decrypt(json: &[u8], password: &[u8]) -> Result<Vec<u8>> {
+    let Encrypted { kdf, cipher, ciphertext } = serde_json::from_slice(json).context("is not as cosign writes keys")?;
+    let known = kdf.name == "scrypt" && cipher.name == "nacl/secretbox";
+    ensure!(known, "is encrypted by {} and {}, which cosign did not use", kdf.name, cipher.name);
+    // More would be hours, or all of the memory.
+    let fair = kdf.params.n.is_power_of_two() && kdf.params.n <= 1 << 20 && kdf.params.r <= 32 && kdf.params.p <= 16;
+    ensure!(fair, "asks for more work than a key should");
+    let cost = Params::new(kdf.params.n.ilog2().try_into()?, kdf.params.r, kdf.params.p)?;
+    let mut key = [0; 32];
+    scrypt(password, &BASE64_STANDARD.decode(kdf.salt)?, &cost, &mut key)?;
+    let nonce = BASE64_STANDARD.decode(cipher.nonce)?;
+    ensure!(nonce.len() == 24, "is not as cosign writes keys");
+    let opened = XSalsa20Poly1305::new(&key.into())
+        .decrypt(Nonce::from_slice(&nonce), BASE64_STANDARD.decode(ciphertext)?.as_slice());
+    opened.ok().context("does not open with the password in COSIGN_PASSWORD")
 }
 
 /// Checks with a public key.

@@ -93,4 +93,16 @@ fn it_says_whose_it_is_and_what_needs_what() {
         }
     }
     assert_eq!(reached, all);
+    let needs = |name: &str| {
+        let edges = bom["dependencies"].as_array().unwrap().iter();
+        let edges = edges.filter(|edges| edges["ref"].as_str().unwrap().starts_with(&format!("{name}@")));
+        let on: Vec<String> = edges
+            .flat_map(|edges| edges["dependsOn"].as_array().cloned().unwrap_or_default())
+            .map(|on| on.as_str().unwrap().split('@').next().unwrap().to_owned())
+            .collect();
+        on
+    };
+    assert_eq!(needs("lock_api"), ["scopeguard"]);
+    assert_eq!(needs("serde_json"), ["itoa", "memchr", "serde_core", "zmij"]);
+    assert!(needs("memchr").is_empty() && needs("std").is_empty());
 }

@@ -166,13 +166,40 @@ fn a_file_that_holds_no_such_key_is_refused() -> Result<()> {
     let other = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
     assert!(private(&file("nothing")).contains("holds no private key for ECDSA on P-256"));
     assert!(private(&file(&other.serialize_pem())).contains("holds no private key for ECDSA on P-256"));
-    let encrypted =
-        "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAA==\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n";
-    assert!(private(&file(encrypted)).contains("is encrypted"));
     assert!(private(&folder.path().join("none")).contains("the key "));
     let said = format!("{:#}", Verifier::read(&file(&other.public_key_pem())).unwrap_err());
     assert!(said.contains("holds no public key for ECDSA on P-256"), "{said}");
     Ok(())
+}
+
+/// As cosign writes it, but that it makes a key of a password with more work.
+fn encrypted(pair: &KeyPair, password: &str) -> String {
+    use crypto_secretbox::{KeyInit as _, XSalsa20Poly1305, aead::Aead as _};
+    let mut key = [0; 32];
+    scrypt::scrypt(password.as_bytes(), b"salt", &scrypt::Params::new(4, 8, 1).unwrap(), &mut key).unwrap();
+    let nonce = [7; 24];
+    let sealed = XSalsa20Poly1305::new(&key.into()).encrypt(&nonce.into(), &pair.serialize_der()[..]).unwrap();
+    let json = json!({
+        "kdf": { "name": "scrypt", "params": { "N": 16, "r": 8, "p": 1 }, "salt": BASE64_STANDARD.encode("salt") },
+        "cipher": { "name": "nacl/secretbox", "nonce": BASE64_STANDARD.encode(nonce) },
+        "ciphertext": BASE64_STANDARD.encode(sealed),
+    });
+    pem::encode(&pem::Pem::new("ENCRYPTED SIGSTORE PRIVATE KEY", json.to_string()))
+}
+
+#[tokio::test]
+async fn a_key_of_cosign_s_opens_with_its_password_alone() -> Result<()> {
+    let (docker, place) = registry().await?;
+    let (dist, key) = (dist()?, Key::new()?);
+    fs::write(key.private(), encrypted(&key.pair, "open sesame"))?;
+    let private = key.private().display().to_string();
+    let with = async |variables: &[(&str, &Path)]| {
+        push(dist.path(), &at(docker.addr()), &["--plain-http", "--sign-key", &private], variables).await
+    };
+    with(&[]).await?.refused(&["is encrypted: give its password in COSIGN_PASSWORD"]);
+    with(&[("COSIGN_PASSWORD", Path::new("sesame"))]).await?.refused(&["does not open with the password"]);
+    with(&[("COSIGN_PASSWORD", Path::new("open sesame"))]).await?.went_well();
+    key.verify(&place, &place.pull(NAME, VERSION).await?.digest).await
 }
 
 #[tokio::test]

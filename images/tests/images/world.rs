@@ -100,7 +100,16 @@ pub(crate) async fn images(arguments: &[&str], variables: &[(&str, &Path)]) -> R
     let nobody = tempfile::tempdir()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_images"));
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).env("DOCKER_CONFIG", nobody.path());
-    for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_DIR"] {
+    for proxy in [
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "SSL_CERT_DIR",
+        "COSIGN_PASSWORD",
+    ] {
         command.env_remove(proxy);
     }
     command.envs(variables.iter().copied());
