@@ -192,6 +192,11 @@ impl Registry {
                     "{host} does not speak TLS; PLAIN_HTTP=1 pushes without, where anybody between can read and change it"
                 )
             }
+            _ if said.contains("CaUsedAsEndEntity") => {
+                format!(
+                    "the certificate of {host} is an authority's own, which is refused for a server: it needs CA:FALSE"
+                )
+            }
             _ if said.contains("invalid peer certificate") => {
                 format!("the certificate of {host} is not trusted here; SSL_CERT_FILE=<file> names other authorities")
             }

@@ -173,6 +173,15 @@ async fn tls_is_the_default_and_an_authority_can_be_given() -> Result<()> {
     run.refused(&["the certificate of 127.0.0.1:", "is not trusted here", "SSL_CERT_FILE"]);
     let run = push(dist.path(), &to, &["--plain-http"], &[("SSL_CERT_FILE", &trusted)]).await?;
     run.refused(&["does not take this without TLS, as it seems: leave out PLAIN_HTTP=1"]);
+    // One that is an authority, as is easily made by mistake.
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let own = params.self_signed(&key)?.pem();
+    fs::write(&trusted, &own)?;
+    let registry = DockerRegistry::builder().tls(own, key.serialize_pem()).start().await?;
+    let run = push(dist.path(), &at(registry.addr()), &[], &[("SSL_CERT_FILE", &trusted)]).await?;
+    run.refused(&["is an authority's own, which is refused for a server: it needs CA:FALSE"]);
     // One for another name.
     let (authority_pem, certificate, key) = authority("registry.example.com")?;
     fs::write(&trusted, authority_pem)?;
