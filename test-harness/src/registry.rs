@@ -25,6 +25,7 @@ const START: Duration = Duration::from_secs(60);
 #[must_use]
 pub struct Builder {
     users: Option<String>,
+    tokens: Option<(String, String)>,
     tls: Option<(String, String)>,
 }
 
@@ -32,6 +33,12 @@ impl Builder {
     /// Lets in only these: lines of `name:hash`, as `htpasswd -B` writes them.
     pub fn users(mut self, htpasswd: impl Into<String>) -> Self {
         self.users = Some(htpasswd.into());
+        self
+    }
+
+    /// Lets in only who has a token: from that URL, in the name of `tests`, signed by the key of that certificate (PEM).
+    pub fn tokens(mut self, url: impl Into<String>, certificate: impl Into<String>) -> Self {
+        self.tokens = Some((url.into(), certificate.into()));
         self
     }
 
@@ -64,6 +71,13 @@ impl Builder {
         if let Some(users) = self.users {
             fs::write(place("htpasswd"), users)?;
             configuration["auth"] = json!({ "htpasswd": { "realm": "tests", "path": place("htpasswd") } });
+        }
+        if let Some((url, certificate)) = self.tokens {
+            fs::write(place("tokens.pem"), certificate)?;
+            let bundle = place("tokens.pem");
+            configuration["auth"] = json!({ "token": {
+                "realm": url, "service": "tests", "issuer": "tests", "rootcertbundle": bundle,
+            } });
         }
         // JSON is YAML.
         fs::write(place("config.yml"), configuration.to_string())?;

@@ -4,9 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use images::{Form, Registry};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
@@ -85,6 +89,56 @@ async fn credentials_come_from_docker_s_helpers() -> Result<()> {
         .refused(&["no credentials for", "out of order"]);
     with(&gives("<token>"), helpers).await?.refused(&["identity token", "not supported"]);
     with("", json!("no object")).await?.refused(&["no credentials for", "config.json"]);
+    Ok(())
+}
+
+/// Gives tokens for the one repository to who is `publisher`, with the password `right`.
+async fn give_tokens(listener: TcpListener, key: KeyPair, certificate: Vec<u8>) -> Result<()> {
+    use p256::ecdsa::{Signature, SigningKey, signature::Signer as _};
+    use p256::pkcs8::DecodePrivateKey as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let key = SigningKey::from_pkcs8_der(&key.serialize_der())?;
+    let right = format!("Basic {}", BASE64_STANDARD.encode("publisher:right"));
+    loop {
+        let (mut client, _) = listener.accept().await?;
+        let mut request = vec![0; 64 * 1024];
+        let count = client.read(&mut request).await?;
+        let (status, body) = if String::from_utf8_lossy(&request[..count]).contains(&right) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+            let access =
+                json!([{ "type": "repository", "name": format!("filters/{NAME}"), "actions": ["pull", "push"] }]);
+            let claims = json!({
+                "iss": "tests", "aud": "tests", "sub": "publisher", "jti": "1",
+                "iat": now - 10, "nbf": now - 10, "exp": now + 300, "access": access,
+            });
+            let header = json!({ "typ": "JWT", "alg": "ES256", "x5c": [BASE64_STANDARD.encode(&certificate)] });
+            let text = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+            let signature: Signature = key.sign(text.as_bytes());
+            let token = format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature.to_bytes()));
+            ("200 OK", json!({ "token": token }).to_string())
+        } else {
+            ("401 Unauthorized", "{}".to_owned())
+        };
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        client.write_all(format!("{head}{body}").as_bytes()).await?;
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_tokens() -> Result<()> {
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(["tokens".to_owned()])?.self_signed(&key)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let realm = format!("http://{}/token", listener.local_addr()?);
+    let registry = DockerRegistry::builder().tokens(realm, certificate.pem()).start().await?;
+    let server = tokio::spawn(give_tokens(listener, key, certificate.der().to_vec()));
+    let (dist, host, nothing) = (dist()?, registry.addr(), tempdir()?);
+    let with =
+        async |config: &Path| push(dist.path(), &at(host), &["--plain-http"], &[("DOCKER_CONFIG", config)]).await;
+    with(nothing.path()).await?.refused(&["trace-id:1.2.3 was not pushed", "wants credentials"]);
+    with(password(host, "wrong!")?.path()).await?.refused(&["does not take the credentials that"]);
+    with(password(host, "right")?.path()).await?.went_well();
+    server.abort();
     Ok(())
 }
 
