@@ -200,6 +200,10 @@ impl Registry {
             _ if said.contains("invalid peer certificate") => {
                 format!("the certificate of {host} is not trusted here; SSL_CERT_FILE=<file> names other authorities")
             }
+            // The one that gives tokens may be another.
+            _ if unreachable && !said.contains(&format!("://{host}/")) => {
+                format!("{host} wants a token, and who gives them cannot be reached")
+            }
             _ if unreachable => format!("{host} cannot be reached: is the name right, and is it up?"),
             _ if broken => {
                 format!("the connection to {host} broke before all was there; what is not whole has no tag: push again")

@@ -129,8 +129,8 @@ async fn a_registry_that_wants_tokens() -> Result<()> {
     let key = KeyPair::generate()?;
     let certificate = CertificateParams::new(["tokens".to_owned()])?.self_signed(&key)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let realm = format!("http://{}/token", listener.local_addr()?);
-    let registry = DockerRegistry::builder().tokens(realm, certificate.pem()).start().await?;
+    let url = format!("http://{}/token", listener.local_addr()?);
+    let registry = DockerRegistry::builder().tokens(&url, certificate.pem()).start().await?;
     let server = tokio::spawn(give_tokens(listener, key, certificate.der().to_vec()));
     let (dist, host, nothing) = (dist()?, registry.addr(), tempdir()?);
     let with =
@@ -139,6 +139,9 @@ async fn a_registry_that_wants_tokens() -> Result<()> {
     with(password(host, "wrong!")?.path()).await?.refused(&["does not take the credentials that"]);
     with(password(host, "right")?.path()).await?.went_well();
     server.abort();
+    assert!(server.await.unwrap_err().is_cancelled());
+    let says = format!("{host} wants a token, and who gives them cannot be reached");
+    with(password(host, "right")?.path()).await?.refused(&[&says, &url]);
     Ok(())
 }
 

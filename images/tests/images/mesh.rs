@@ -155,6 +155,6 @@ fn a_layer_that_is_no_archive_or_cut_off_is_refused() {
 fn an_image_without_its_layer_is_none() {
     let mut image: Image = both(&small()).unwrap().remove(0).1;
     image.blobs.pop();
-    image.blobs.push(Blob::new(GZIP, plugin(b"other")).unwrap());
+    image.blobs.push(Blob::new(GZIP, plugin(b"\0asm\x01\0\0\0")).unwrap());
     assert!(module_of(&image).is_err());
 }
