@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -49,8 +49,12 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 # The same cases in each run: what a test does must not hang on chance. To look for new ones: `make fuzz`, or another seed.
 test test-matrix: export PROPTEST_RNG_SEED ?= 1
 
+# What loads a filter's module. With TEST_AS=suite the same tests load the suite in its place, with that filter alone.
+as_suite := requests workers source deviations cases trace_id latency log_scrub circuit_breaker sources prometheus rules lua_twin
+
 test: modules envoy $(servers) ## Set up and run all tests: native, built modules, real Envoy, Prometheus, nginx, etcd and registry
 	@$(CARGO) test --locked --workspace
+	@TEST_AS=suite $(CARGO) test --locked --workspace $(as_suite:%=--test %)
 
 test-matrix: modules $(servers) $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
 	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)
@@ -74,6 +78,10 @@ docs: ## Write what is generated: schemas and the tables of the READMEs
 
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
+
+sizes: modules ## Say what is in the modules, by crate, and write docs/sizes.json; with FUNCTIONS=1 the largest functions too
+	@$(CARGO) run --quiet --locked --package xtask -- sizes $(if $(FUNCTIONS),--functions)
+	@$(CARGO) run --quiet --locked --package xtask -- docs
 
 images_of = $(CARGO) run --quiet --locked --package images -- $(1) $(if $(VERSION),--version "$(VERSION)")
 pushed = --registry "$(REGISTRY)" $(if $(PLAIN_HTTP),--plain-http) -- $(NAMES)

@@ -24,10 +24,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::wire::{Headers, Request};
-use crate::{Envoy, HttpFilter, Listener, PATIENCE, Route};
+use crate::{Envoy, HttpFilter, Listener, PATIENCE, Route, root};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -38,7 +38,8 @@ pub struct Arm {
     filters: Vec<HttpFilter>,
     repeat: usize,
     headers: Headers,
-    lead: Vec<HttpFilter>,
+    less: Vec<HttpFilter>,
+    times: usize,
     upstream: bool,
     versus: Option<String>,
     goal: Option<f64>,
@@ -55,7 +56,8 @@ impl Arm {
             filters: Vec::new(),
             repeat: 1,
             headers: Headers::default(),
-            lead: Vec::new(),
+            less: Vec::new(),
+            times: 1,
             upstream: false,
             versus: None,
             goal: None,
@@ -91,10 +93,10 @@ impl Arm {
         self
     }
 
-    /// Places a filter in front that is not measured: it stands also in the listener that is subtracted. It pays what
-    /// only the first of a chain pays, if it is of the same kind: a native filter in front of a wasm one does not.
-    pub fn lead(mut self, filter: HttpFilter) -> Self {
-        self.lead.push(filter);
+    /// Subtracts a listener with this filter, in place of one without, and takes the difference for what so many times of
+    /// the same cost.
+    pub fn less(mut self, filter: HttpFilter, times: usize) -> Self {
+        (self.less, self.times) = (vec![filter], times.max(1));
         self
     }
 
@@ -217,7 +219,8 @@ struct Pair {
 }
 
 /// Ten, with `host`: what a browser sends to an API.
-const HEADERS: [(&str, &str); 10] = [
+/// The header fields of each request.
+pub const HEADERS: [(&str, &str); 10] = [
     ("host", "shop.example.com"),
     (
         "user-agent",
@@ -232,7 +235,18 @@ const HEADERS: [(&str, &str); 10] = [
     ("cache-control", "no-cache"),
     ("x-tenant-id", "tenant-42"),
 ];
-const PATH: &str = "/api/v1/orders/1234?expand=items";
+/// Where it goes.
+pub const PATH: &str = "/api/v1/orders/1234?expand=items";
+
+/// A configuration of `test-harness/bench`.
+///
+/// # Errors
+/// When it is not there, or is no JSON.
+pub fn configuration(name: &str) -> Result<Value> {
+    let path = root().join(format!("test-harness/bench/{name}.json"));
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
 
 const BARE: usize = 0;
 const TWIN: usize = 1;
@@ -286,18 +300,17 @@ pub async fn run(arms: &[Arm], settings: Settings, told: impl Fn(usize) + Send +
 /// Finds the arm's two lanes, or adds them.
 fn pair(arm: &Arm, lanes: &mut Vec<Lane>) -> Pair {
     let lane = |name, filters| Lane { name, filters, headers: arm.headers.clone(), upstream: arm.upstream };
-    let subtracted = lane(format!("what is subtracted from: {}", arm.name), arm.lead.clone());
+    let subtracted = lane(format!("what is subtracted from: {}", arm.name), arm.less.clone());
     let same = |lane: &Lane| {
-        lane.filters == arm.lead && lane.headers == subtracted.headers && lane.upstream == subtracted.upstream
+        lane.filters == arm.less && lane.headers == subtracted.headers && lane.upstream == subtracted.upstream
     };
     let minus = lanes.iter().position(same).unwrap_or_else(|| {
         lanes.push(subtracted);
         lanes.len() - 1
     });
-    let measured = std::iter::repeat_n(&arm.filters, arm.repeat).flatten().cloned();
-    let filters = arm.lead.iter().cloned().chain(measured).collect();
+    let filters = std::iter::repeat_n(&arm.filters, arm.repeat).flatten().cloned().collect();
     lanes.push(lane(arm.name.clone(), filters));
-    Pair { lane: lanes.len() - 1, minus, by: arm.repeat as f64 }
+    Pair { lane: lanes.len() - 1, minus, by: (arm.repeat * arm.times) as f64 }
 }
 
 /// µs per request, for every round and lane.
@@ -597,14 +610,14 @@ mod tests {
             Arm::new("g", "a").filter(lua("1")),
             Arm::new("g", "b").filter(lua("2")).repeat(2),
             Arm::new("g", "c").filter(lua("1")).headers([("x", "y")]),
-            Arm::new("g", "d").filter(lua("1")).lead(lua("0")),
+            Arm::new("g", "d").filter(lua("1")).less(lua("0"), 10),
             Arm::new("g", "e").filter(lua("1")).upstream(),
             Arm::new("g", "f").filter(lua("2")).upstream(),
         ] {
             pair(&arm, &mut lanes);
         }
         let shape: Vec<(usize, usize)> = lanes.iter().map(|lane| (lane.filters.len(), lane.headers.len())).collect();
-        assert_eq!(shape, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0), (1, 0), (1, 0)]);
+        assert_eq!(shape, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (1, 0), (1, 0), (0, 0), (1, 0), (1, 0)]);
     }
 
     #[test]

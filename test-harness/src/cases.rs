@@ -1,7 +1,7 @@
 //! Test cases as data: `filters/<filter>/cases.toml` says what comes in and what has to come of it.
 //!
-//! The same cases run natively, against the built module, through a real Envoy, against the script that a benchmark
-//! compares with, and, for their price, in `make budgets` and `make bench`.
+//! The same cases run natively, against the built module, through a real Envoy, against the script and the plain
+//! filter that a benchmark compares with, and, for their price, in `make budgets` and `make bench`.
 //!
 //! ```toml
 //! [[case]]
@@ -46,7 +46,8 @@ pub struct Case {
     /// What comes of it.
     #[serde(default)]
     pub expect: Expect,
-    /// Whether the script beside which the filter is measured does the same.
+    /// Whether what the filter is measured beside does the same: a script, and a filter of the proxy-wasm crate, where there are
+    /// such.
     #[serde(default)]
     pub script: bool,
 }

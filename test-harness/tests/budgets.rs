@@ -1,8 +1,11 @@
 //! What every case costs is what `budgets.toml` says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use emulator::{Message, Module, Plugin, Proxy};
+use test_harness::bench::{HEADERS, PATH, configuration};
 use test_harness::budgets::{self, Budget};
+use test_harness::module;
 
 #[test]
 fn no_case_costs_more_or_less_than_its_budget() -> Result<()> {
@@ -23,4 +26,27 @@ fn what_changed_is_told_with_old_and_new() {
     }
     assert_eq!(budgets::differences(&one(100), &one(100)), "");
     assert!(budgets::differences(&one(100), &budgets::Budgets::new()).contains("in the file alone"));
+}
+
+/// The benchmark shows what the proxy charges for the suite's hostcalls alone: that is only true of the same calls.
+#[test]
+fn what_is_measured_as_the_hostcalls_of_the_suite_is_what_it_calls() -> Result<()> {
+    let calls = |name: &str, config: &str| {
+        let code = Module::read(module(name)?).map_err(|why| anyhow!(why))?;
+        let proxy = Proxy::new(1, 1);
+        proxy.push("in", [Plugin::new(name, &code).configuration(configuration(config)?.to_string())])?;
+        // Envoy makes the request id, and the client's `host` is its `:authority`.
+        let more = [(":method", "GET"), (":path", PATH), (":scheme", "http"), ("x-request-id", "0")];
+        let request = Message::new(more.into_iter().chain(HEADERS));
+        let response = Message::new([(":status", "200"), ("content-length", "2")]).chunk("ok");
+        (0..20).for_each(|_| drop(proxy.exchange("in", 0, &request, &response)));
+        drop(proxy.take_tally());
+        drop(proxy.exchange("in", 0, &request, &response));
+        let tally = proxy.take_tally();
+        let entries: Vec<_> =
+            tally.entries.into_iter().filter(|(name, _)| !name.ends_with("memory_allocate")).collect();
+        anyhow::Ok((entries, tally.hostcalls))
+    };
+    assert_eq!(calls("hostcalls", "suite-hostcalls")?, calls("suite", "suite")?);
+    Ok(())
 }

@@ -430,6 +430,57 @@ async fn from_the_opening_to_the_retry_not_one_request_reaches_a_sick_upstream()
     Ok(())
 }
 
+/// With the filter, and with the one of the proxy-wasm crate that it is measured against: its speed would mean nothing otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_errors_open_the_filter_and_the_plain_one_alike_and_a_good_probe_closes_them() -> Result<()> {
+    for name in ["circuit-breaker", "circuit-breaker-sdk"] {
+        for retry in ["60s", "1s"] {
+            let service = Service::start().await?;
+            let rule = json!({ "resource": "up", "strategy": "error_ratio", "threshold": 0.5, "min_requests": 5, "retry_timeout": retry });
+            let filter = HttpFilter::wasm(name, module(name)?).config(json!({ "rules": [rule] }));
+            let site = listener("in").filter(filter).route(Route::cluster("up"));
+            let envoy = builder().concurrency(WORKERS).cluster("up", service.addr).listener(site).start().await?;
+            let mut client = H1::connect(envoy.addr("in")).await?;
+            service.sick(true);
+            for _ in 0..5 {
+                let answer = client.send(&Request::get("/")).await?;
+                assert!(answer.status == 503 && answer.headers.has("x-upstream"), "{name}: {answer:?}");
+            }
+            if retry == "60s" {
+                // On the worker that counted, and then on others.
+                for _ in 0..16 {
+                    let answer = client.send(&Request::get("/")).await?;
+                    assert!(answer.status == 503 && !answer.headers.has("x-upstream"), "{name}: {answer:?}");
+                    assert_eq!(answer.headers.text("x-circuit-state").as_deref(), Some("open"), "{name}");
+                    let wait: u32 = answer.headers.text("retry-after").unwrap().parse()?;
+                    assert!((1..=60).contains(&wait), "{name}: {wait}");
+                    client = H1::connect(envoy.addr("in")).await?;
+                }
+                assert_eq!(service.arrived().len(), 5, "{name}: none of them went upstream");
+                let labels = [("resource", "up"), ("rule", "up/error_ratio")];
+                becomes(&envoy, "rejected_total", &labels, |rejected| rejected == 16.0).await?;
+                becomes(&envoy, "allowed_total", &labels, |allowed| allowed == 5.0).await?;
+            } else {
+                service.sick(false);
+                eventually(format!("{name}: a probe passes"), LONG, async || {
+                    let answer = client.send(&Request::get("/")).await.map_err(|error| format!("{error:#}"))?;
+                    if answer.status == 200 { Ok(()) } else { Err(answer.status.to_string()) }
+                })
+                .await?;
+                assert_eq!(service.arrived().len(), 6, "{name}: one probe was enough");
+                // All may pass again; and what this worker counted before opens nothing.
+                service.sick(true);
+                for _ in 0..3 {
+                    let answer = client.send(&Request::get("/")).await?;
+                    assert!(answer.status == 503 && answer.headers.has("x-upstream"), "{name}: {answer:?}");
+                }
+            }
+            assert_no_trap(&envoy);
+        }
+    }
+    Ok(())
+}
+
 // --- changes while it runs ---
 
 /// A source of rules that is asked as often as may be.

@@ -1,6 +1,7 @@
-//! The Lua script that the benchmark compares trace-id with does the same work: otherwise its speed would mean nothing.
+//! The Lua script and the filter of the proxy-wasm crate that the benchmark compares trace-id with do the same work: otherwise
+//! their speed would mean nothing.
 //!
-//! Compared for W3C, which is all that the script has: whether a trace goes on, with which flags, and what becomes of
+//! Compared for W3C, which is all that the two have: whether a trace goes on, with which flags, and what becomes of
 //! `tracestate`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
@@ -14,11 +15,12 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-const TWINS: [&str; 2] = ["filter", "script"];
+const TWINS: [&str; 3] = ["filter", "script", "plain"];
 
 async fn twins(upstream: &Upstream) -> Result<Envoy> {
     let script = std::fs::read_to_string(root().join("test-harness/bench/trace_id.lua"))?;
     let filter = HttpFilter::wasm("trace-id", module("trace-id")?).config(json!({ "extract": ["w3c"] }));
+    let plain = HttpFilter::wasm("plain", module("trace-id-sdk")?);
     let keys = ["trace_id", "span_id", "parent_span_id"];
     let state = keys.map(|key| (key, format!("%FILTER_STATE(wasm.{key}:PLAIN)%")));
     let metadata = keys.map(|key| (key, format!("%DYNAMIC_METADATA(trace:{key})%")));
@@ -27,8 +29,9 @@ async fn twins(upstream: &Upstream) -> Result<Envoy> {
     };
     Envoy::builder()
         .cluster("up", upstream.addr())
-        .listener(on("filter", filter, state))
+        .listener(on("filter", filter, state.clone()))
         .listener(on("script", HttpFilter::lua("trace-id", &script), metadata))
+        .listener(on("plain", plain, state))
         .start()
         .await
 }
@@ -61,7 +64,7 @@ fn outcome(headers: &Headers) -> Outcome {
 }
 
 #[tokio::test]
-async fn the_script_does_what_the_filter_does() -> Result<()> {
+async fn the_script_and_the_plain_filter_do_what_the_filter_does() -> Result<()> {
     let upstream = Upstream::start().await?;
     let envoy = twins(&upstream).await?;
     let of = |version: &str, end: &str| format!("{version}-{TRACE}-{SPAN}-{end}");
@@ -151,8 +154,8 @@ async fn the_script_does_what_the_filter_does() -> Result<()> {
             client.send(&Request::get("/").headers(case.clone())).await?;
             outcomes.push(outcome(&upstream.wait(1).await?.remove(0).headers));
         }
-        if outcomes[0] != outcomes[1] {
-            differ.push(format!("{case:?}\n    filter: {:?}\n    script: {:?}", outcomes[0], outcomes[1]));
+        for (twin, outcome) in TWINS.iter().zip(&outcomes).skip(1).filter(|(_, outcome)| **outcome != outcomes[0]) {
+            differ.push(format!("{case:?}\n    filter: {:?}\n    {twin}: {outcome:?}", outcomes[0]));
         }
     }
     assert!(differ.is_empty(), "{} of {} differ:\n{}", differ.len(), cases.len(), differ.join("\n"));
@@ -160,7 +163,7 @@ async fn the_script_does_what_the_filter_does() -> Result<()> {
 }
 
 #[tokio::test]
-async fn both_make_ids_that_differ_between_workers_and_log_what_they_send() -> Result<()> {
+async fn all_make_ids_that_differ_between_workers_and_log_what_they_send() -> Result<()> {
     let upstream = Upstream::start().await?;
     let envoy = twins(&upstream).await?;
     const CONNECTIONS: usize = 24;

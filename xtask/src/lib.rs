@@ -1,11 +1,12 @@
 //! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
-//! `matrix` runs the tests on every Envoy.
+//! `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
 
 mod benchmarks;
 mod docs;
 mod matrix;
 mod modules;
 mod plot;
+mod sizes;
 
 use anyhow::{Result, bail};
 
@@ -21,6 +22,8 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
         ["matrix", versions @ ..] => matrix::run(versions),
-        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...]"),
+        ["sizes"] => sizes::run(false),
+        ["sizes", "--functions"] => sizes::run(true),
+        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...] | sizes [--functions]"),
     }
 }

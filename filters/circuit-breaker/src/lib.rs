@@ -145,7 +145,7 @@ impl Filter for CircuitBreaker {
             if chosen {
                 // It chose the route, and with it the cluster that the proxy tells; where the request goes without it is not
                 // told before it goes there. So nobody chooses while anything is open.
-                let broken = cx.state.is_broken(table, cx.host.now_ns());
+                let broken = cx.state.is_broken(table, cx.now_ns());
                 return if broken { self.refuse(cx, &self.settings.reject, "open", 1, None) } else { Flow::Continue };
             }
         }
@@ -156,7 +156,7 @@ impl Filter for CircuitBreaker {
         if resources.is_empty() {
             return Flow::Continue;
         }
-        let now_ns = cx.host.now_ns();
+        let now_ns = cx.now_ns();
         if now_ns == 0 {
             // Without a clock nothing that is open would ever be probed.
             return Flow::Continue;
@@ -192,7 +192,7 @@ impl Filter for CircuitBreaker {
         let media_type = |name| headers.get("content-type").is_some_and(|value| is_of(value, name));
         cx.stream.status = number(headers.get(":status")).unwrap_or(0);
         cx.stream.grpc = media_type(GRPC);
-        let now_ns = cx.host.now_ns();
+        let now_ns = cx.now_ns();
         if headers.ends() {
             self.over(cx, now_ns, number(headers.get("grpc-status")));
         } else if cx.stream.status == 101 || media_type(EVENTS) || (cx.stream.stream && !cx.stream.grpc) {
@@ -206,7 +206,7 @@ impl Filter for CircuitBreaker {
         let Stream { start_ns, grpc, first_ns, stream, .. } = *cx.stream;
         let first = grpc && first_ns == 0;
         if start_ns != 0 && (first || body.is_last()) {
-            let now_ns = cx.host.now_ns();
+            let now_ns = cx.now_ns();
             if first {
                 cx.stream.first_ns = now_ns;
             }
@@ -220,14 +220,14 @@ impl Filter for CircuitBreaker {
     fn response_trailers(&self, cx: &mut Context<'_, Self>, _body: &Body<'_>) {
         if cx.stream.start_ns != 0 {
             let status = cx.host.header(Map::ResponseTrailers, "grpc-status").ok();
-            self.over(cx, cx.host.now_ns(), number(status.as_deref()));
+            self.over(cx, cx.now_ns(), number(status.as_deref()));
         }
     }
 
     fn log(&self, cx: &mut Context<'_, Self>, _request: &Headers<'_>, _response: &Headers<'_>) {
         // There was no response, or not all of it.
         if cx.stream.start_ns != 0 {
-            let now_ns = cx.host.now_ns();
+            let now_ns = cx.now_ns();
             let error = self.settings.failures.has_status(cx.stream.status);
             self.end(cx, now_ns, now_ns, outcome::of_proxy(cx.host, error, cx.stream.status));
         }

@@ -2,6 +2,7 @@
 
 use crate::prelude::*;
 use crate::{Answer, Body, Headers, Host, Metric, Metrics, Pass, Reply, Rng};
+use core::cell::Cell;
 
 /// A filter: what the operator said, compiled, and one method per phase of a request.
 ///
@@ -108,6 +109,41 @@ pub struct Context<'a, F: Filter> {
     pub state: &'a mut F::State,
     /// What is kept of this request.
     pub stream: &'a mut F::Stream,
+    /// What the filters of a module have in common in this callback.
+    pub common: &'a Common,
+}
+
+impl<F: Filter> Context<'_, F> {
+    /// Nanoseconds since 1970, of this callback: the same for all filters, and asked of the proxy once. 0: it does not tell.
+    pub fn now_ns(&self) -> u64 {
+        if self.common.now_ns.get() == 0 {
+            self.common.now_ns.set(self.host.now_ns());
+        }
+        self.common.now_ns.get()
+    }
+
+    /// Sets filter state that is in [`Filter::SHARED`], unless a filter of this module did already for this request.
+    pub fn share(&self, key: &'static str, value: &[u8]) {
+        if self.common.shared.replace(Some(key)) != Some(key) {
+            // What cannot be set is missing from the log; the request is not held up for it.
+            let _ = self.host.set_filter_state(key, value);
+        }
+    }
+}
+
+/// What filters of one module need not ask or say twice.
+#[derive(Debug, Default)]
+pub struct Common {
+    now_ns: Cell<u64>,
+    /// The last key that was shared; several are seldom, and then the proxy sees to it.
+    shared: Cell<Option<&'static str>>,
+}
+
+impl Common {
+    /// For the next callback of the same request.
+    pub(crate) fn next(&self) {
+        self.now_ns.set(0);
+    }
 }
 
 /// What a filter works with where there is no request.

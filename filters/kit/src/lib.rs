@@ -37,11 +37,13 @@ pub mod prelude {
 
 pub use body::{Answer, Body, Pass};
 pub use environment::environment;
-pub use filter::{Context, Filter, Flow, Phases, Problem, Refusal, RootContext};
+pub use filter::{Common, Context, Filter, Flow, Phases, Problem, Refusal, RootContext};
 pub use headers::Headers;
 pub use host::{Bytes, Call, Host, Map, MetricKind, Reply, Status};
 pub use log;
 pub use metrics::{Labels, MAX_SERIES, Metric, Metrics, OVERFLOW, tag_regex};
+#[doc(hidden)]
+pub use module::lists;
 pub use random::Rng;
 #[doc(hidden)]
 pub use serde;

@@ -2,8 +2,8 @@
 
 use crate::prelude::*;
 use crate::{
-    Answer, Body, Bytes, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng, RootContext,
-    Status, config, headers::Edits, host::Map,
+    Answer, Body, Bytes, Common, Context, Filter, Flow, Headers, Host, Metrics, Pass, Phases, Refusal, Rng,
+    RootContext, Status, config, headers::Edits, host::Map,
 };
 use alloc::rc::Rc;
 use core::{
@@ -37,6 +37,7 @@ struct Root<F: Filter> {
 struct Stream<F: Filter> {
     root: Rc<Root<F>>,
     own: F::Stream,
+    common: Common,
 }
 
 /// What a VM has one of.
@@ -100,7 +101,9 @@ impl<F: Filter> Vm<F> {
         let Ok(mut inner) = self.0.try_borrow_mut() else { return };
         let inner = inner.get_or_insert_with(|| Inner::new(host));
         if let Some((_, root)) = inner.roots.iter().find(|(root, _)| *root == parent) {
-            inner.streams.insert(id, Stream { root: Rc::clone(root), own: F::Stream::default() });
+            inner
+                .streams
+                .insert(id, Stream { root: Rc::clone(root), own: F::Stream::default(), common: Common::default() });
         }
     }
 
@@ -245,10 +248,11 @@ impl<F: Filter> Vm<F> {
     ) -> Option<R> {
         let mut inner = self.0.try_borrow_mut().ok()?;
         let Inner { streams, edits, tools, .. } = inner.as_mut()?;
-        let Stream { root, own } = streams.get_mut(&id)?;
+        let Stream { root, own, common } = streams.get_mut(&id)?;
         let mut state = root.state.try_borrow_mut().ok()?;
-        let mut cx =
-            Context { host, rng: &mut tools.rng, metrics: &mut tools.metrics, state: &mut *state, stream: own };
+        common.next();
+        let (rng, metrics, state) = (&mut tools.rng, &mut tools.metrics, &mut *state);
+        let mut cx = Context { host, rng, metrics, state, stream: own, common };
         Some(run(&root.policy, &mut cx, edits))
     }
 

@@ -117,12 +117,15 @@ struct Seen {
     stream: bool,
 }
 
+/// When the request began, which trace-id says as well.
+const START_TIME: &str = "start_time_ns";
+
 /// Where the inner instance leaves the times of request and response for the outer one.
 const INNER: &str = "latency.inner_ns";
 
 impl Filter for Latency {
     const NAME: &'static str = "latency";
-    const SHARED: &'static [&'static str] = &["start_time_ns"];
+    const SHARED: &'static [&'static str] = &[START_TIME];
     const PHASES: Phases = Phases::REQUEST_HEADERS
         .and(Phases::REQUEST_BODY)
         .and(Phases::RESPONSE_HEADERS)
@@ -206,14 +209,14 @@ impl Filter for Latency {
 
     fn connection(&self, cx: &mut Context<'_, Self>) {
         cx.stream.tcp = true;
-        cx.stream.start_ns = cx.host.now_ns();
+        cx.stream.start_ns = cx.now_ns();
         if self.config.role != Role::Inner {
             self.begin(cx, &ACCEPTED, &OPEN);
         }
     }
 
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
-        let now_ns = cx.host.now_ns();
+        let now_ns = cx.now_ns();
         if self.config.role != Role::Inner {
             let seen = self.see(headers);
             cx.stream.seen = Some(seen);
@@ -243,7 +246,7 @@ impl Filter for Latency {
     }
 
     fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
-        let now_ns = cx.host.now_ns();
+        let now_ns = cx.now_ns();
         if self.config.role == Role::Inner {
             let times = [cx.stream.start_ns.to_le_bytes(), now_ns.to_le_bytes()].concat();
             let _ = cx.host.set_filter_state(INNER, &times);
@@ -265,7 +268,7 @@ impl Filter for Latency {
         if let Some(labels) = cx.stream.under_way.take() {
             cx.metrics.add_to(cx.host, if cx.stream.tcp { &OPEN } else { &IN_FLIGHT }, labels, -1);
         }
-        let now_ns = cx.host.now_ns();
+        let now_ns = cx.now_ns();
         if cx.stream.tcp {
             self.log_connection(cx, now_ns);
         } else {
@@ -553,7 +556,7 @@ impl Latency {
     /// Leaves the parts for access logs.
     fn publish(&self, cx: &mut Context<'_, Self>, parts: Parts, filters: Option<u64>) {
         if parts.start_ns != 0 {
-            let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(parts.start_ns).as_bytes());
+            cx.share(START_TIME, itoa::Buffer::new().format(parts.start_ns).as_bytes());
         }
         let proxy = parts.upstream.map(|upstream| parts.total.saturating_sub(upstream));
         let fields = [

@@ -55,6 +55,9 @@ pub static REPLACED: Metric = Metric {
     labels: &["format"],
 };
 
+/// When the request began, which latency says as well.
+const START_TIME: &str = "start_time_ns";
+
 /// The filter.
 #[derive(Debug)]
 pub struct TraceId {
@@ -126,7 +129,7 @@ enum StateChange {
 
 impl Filter for TraceId {
     const NAME: &'static str = "trace-id";
-    const SHARED: &'static [&'static str] = &["start_time_ns"];
+    const SHARED: &'static [&'static str] = &[START_TIME];
     const PHASES: Phases = Phases::REQUEST_HEADERS.and(Phases::RESPONSE_HEADERS).and(Phases::LOG);
     type Config = Config;
     type State = Tracer;
@@ -184,7 +187,7 @@ impl Filter for TraceId {
     }
 
     fn request_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
-        let now_ns = cx.host.now_ns();
+        let now_ns = cx.now_ns();
         let joining = self.config.join.as_ref().map(|join| (join, direction(cx.host)));
         let plan = self.plan(cx, headers, joining, now_ns);
         self.write(cx, headers, &plan, now_ns);
@@ -196,9 +199,8 @@ impl Filter for TraceId {
             join::remember(cx.host, join, &key, &plan.local, now_ns);
         }
         publish(cx.host, &plan.local);
-        // Filter state that cannot be set is missing from the log; the request is not held up for it.
         if now_ns != 0 {
-            let _ = cx.host.set_filter_state("start_time_ns", itoa::Buffer::new().format(now_ns).as_bytes());
+            cx.share(START_TIME, itoa::Buffer::new().format(now_ns).as_bytes());
         }
         if let Some(link) = plan.link {
             let mut text = link.trace_id.hex().to_vec();
@@ -272,7 +274,7 @@ impl Filter for TraceId {
                 if let Ok(time) = cx.host.property(&["request", "time"])
                     && let Some(ns) = time.first_chunk()
                 {
-                    let _ = cx.host.set_filter_state("start_time_ns", u64::from_le_bytes(*ns).to_string().as_bytes());
+                    cx.share(START_TIME, u64::from_le_bytes(*ns).to_string().as_bytes());
                 }
             }
         }

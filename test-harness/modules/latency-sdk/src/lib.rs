@@ -45,6 +45,11 @@ mod module {
         }
     }
 
+    /// The crate's own texts would be a panic where a header is none.
+    fn text(bytes: Option<Vec<u8>>) -> String {
+        String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+    }
+
     struct Root;
 
     impl Context for Root {}
@@ -127,9 +132,10 @@ mod module {
     impl HttpContext for Request {
         fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
             self.start = Some(self.get_current_time());
-            self.method = self.get_http_request_header(":method").unwrap_or_default();
-            self.grpc =
-                self.get_http_request_header("content-type").is_some_and(|value| value.starts_with("application/grpc"));
+            self.method = text(self.get_http_request_header_bytes(":method"));
+            self.grpc = self
+                .get_http_request_header_bytes("content-type")
+                .is_some_and(|value| value.starts_with(b"application/grpc"));
             let direction = self.direction();
             self.direction = direction;
             add(MetricType::Counter, format!("meshfilter_requests_started_total{direction}"), 1);
@@ -157,10 +163,10 @@ mod module {
 
         fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
             self.first = Some(self.get_current_time());
-            self.status = self.get_http_response_header(":status").unwrap_or_default();
+            self.status = text(self.get_http_response_header_bytes(":status"));
             self.events = self
-                .get_http_response_header("content-type")
-                .is_some_and(|value| value.starts_with("text/event-stream"));
+                .get_http_response_header_bytes("content-type")
+                .is_some_and(|value| value.starts_with(b"text/event-stream"));
             Action::Continue
         }
 

@@ -1,5 +1,6 @@
 //! circuit-breaker, closed, which is how it is nearly always; beside a Lua script that does as much of it as such scripts
-//! do: for one worker, without probes that are counted, rules that change, metrics or a log.
+//! do: for one worker, without probes that are counted, rules that change, metrics or a log; and one as it is written with the proxy-wasm
+//! crate, which is open on all workers at once.
 
 use anyhow::Result;
 use serde_json::json;
@@ -19,11 +20,13 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     let one = json!({ "rules": [{ "resource": "upstream", "strategy": "error_ratio", "threshold": 0.5 }] });
     let none = json!({ "rules": [{ "resource": "elsewhere", "strategy": "error_ratio", "threshold": 0.5 }] });
     let ours = |config| Ok::<_, anyhow::Error>(wasm("circuit-breaker")?.config(config));
+    let plain = wasm("circuit-breaker-sdk")?.config(one.clone());
     let arm = |name, filter| Arm::new(GROUP, name).filter(filter).upstream();
     let chain = |name, filter| arm(name, filter).repeat(TIMES);
     Ok(vec![
         chain(LUA, script("breaker.lua")?).headline(),
         chain("circuit-breaker, one rule, in a chain, upstream", ours(one.clone())?).versus(LUA).ours().headline(),
+        chain("a breaker by proxy-wasm, in a chain, upstream", plain).versus(LUA).headline(),
         chain("circuit-breaker, two rules, in a chain, upstream", ours(rules)?).versus(LUA).ours(),
         chain("circuit-breaker, no rule meets, in a chain, upstream", ours(none)?).versus(LUA).ours(),
         arm(LUA_ALONE, script("breaker.lua")?),

@@ -1,5 +1,6 @@
 //! log-scrub over the path and 14 headers of a request with nothing to hide, beside a Lua script that merely iterates
-//! over the headers, and one that looks for three things in them as such scripts do.
+//! over the headers, and one that looks for three things in them as such scripts do. Its default beside a filter that looks
+//! for five in the same texts, with the proxy-wasm and the `regex` crate as they are.
 
 use anyhow::Result;
 use serde_json::json;
@@ -39,6 +40,7 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
         goal(chain("log-scrub, path, 14 headers, in a chain", ours("json")?), LUA),
         chain("log-scrub, each header a copy, chain", ours("each")?).versus(LUA).ours(),
         chain("log-scrub, default, in a chain", wasm("log-scrub")?).versus(LUA).ours(),
+        chain("log-scrub by proxy-wasm, in a chain", wasm("log-scrub-sdk")?).versus(LUA),
         chain("Lua with three patterns, in a chain", script("patterns.lua")?).versus(LUA).headline(),
         arm(LUA_ALONE, script("headers.lua")?),
         goal(arm("log-scrub, path, 14 headers, alone", ours("json")?), LUA_ALONE),

@@ -8,10 +8,12 @@
 //! `--write FILE` (the results, if the measurement can be believed).
 
 mod circuit_breaker;
+mod hostcalls;
 mod latency;
 mod log_scrub;
 mod machine;
 mod noop;
+mod suite;
 mod trace_id;
 
 use std::fs;
@@ -33,7 +35,8 @@ const TIMES: usize = 10;
 
 /// What is measured.
 fn arms() -> Result<Vec<Arm>> {
-    Ok([noop::arms()?, trace_id::arms()?, latency::arms()?, log_scrub::arms()?, circuit_breaker::arms()?].concat())
+    let of_one = [trace_id::arms()?, latency::arms()?, log_scrub::arms()?, circuit_breaker::arms()?];
+    Ok([noop::arms()?, of_one.concat(), suite::arms()?, hostcalls::arms()?].concat())
 }
 
 /// What is weighed: every module that is shipped, and the no-ops beside them.

@@ -1,5 +1,5 @@
-//! trace-id, beside a Lua script that does the same. What is sent is two of the cases that prove it, of both
-//! (`tests/cases.rs`, and at length `tests/lua_twin.rs`).
+//! trace-id, beside a Lua script that does the same, and a filter that does it with the proxy-wasm crate as it is. What is sent
+//! is two of the cases that prove it, of all three (`tests/cases.rs`, and at length `tests/lua_twin.rs`).
 
 use anyhow::Result;
 use serde_json::json;
@@ -26,6 +26,7 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     Ok(vec![
         chain(LUA_CHAIN, lua()?),
         ours(chain("trace-id, in a chain", chained), LUA_CHAIN),
+        chain("trace id by proxy-wasm, in a chain", wasm("trace-id-sdk")?).versus(LUA_CHAIN),
         arm(LUA_GENERATING, &generating, lua()?),
         ours(arm("trace-id, alone, generating", &generating, alone(&generating)?), LUA_GENERATING),
         arm(LUA_CONTINUING, &continuing, lua()?).headline(),
