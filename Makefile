@@ -29,7 +29,7 @@ $(eval $(call given,nginx,NGINX))
 $(eval $(call given,etcd,ETCD))
 servers := $(prometheus) $(nginx) $(etcd)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docs budgets bench soak w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -69,6 +69,9 @@ fmt: ## Format the code
 
 docs: ## Write what is generated: schemas and the tables of the READMEs
 	@$(CARGO) run --quiet --locked --package xtask -- docs
+
+manifests: ## Write the manifests in istio/, with REGISTRY=<host[:port]/path> VERSION=… and, after `make images`, digests
+	@$(CARGO) run --quiet --locked --package xtask -- manifests $(if $(VERSION),--version "$(VERSION)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules

@@ -1,8 +1,9 @@
 //! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
-//! `matrix` runs the tests on every Envoy.
+//! `manifests` writes the mesh's, `matrix` runs the tests on every Envoy.
 
 mod benchmarks;
 mod docs;
+mod manifests;
 mod matrix;
 mod modules;
 mod plot;
@@ -15,7 +16,10 @@ fn main() -> Result<()> {
         ["modules"] => modules::build(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
+        ["manifests", arguments @ ..] => manifests::run(arguments),
         ["matrix", versions @ ..] => matrix::run(versions),
-        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...]"),
+        _ => bail!(
+            "usage: xtask modules | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...]"
+        ),
     }
 }

@@ -1,0 +1,201 @@
+//! The manifests in `istio/` and `examples/envoy-gateway/`: bases and overlays for kustomize, and a Helm chart. All are made
+//! of what [`truth`] says, so that they say the same.
+
+mod chart;
+mod kustomize;
+mod mesh;
+mod resources;
+mod truth;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::docs::root;
+use crate::modules::SHIPPED;
+
+/// Which images the manifests name. It is kept beside them, so that one can see whether they are up to date.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Release {
+    version: String,
+    registry: String,
+    /// The SHA-256 digests of the images' manifests, in hex.
+    digests: BTreeMap<String, String>,
+}
+
+impl Default for Release {
+    fn default() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            registry: "registry.example.com/mesh-filters".to_owned(),
+            digests: BTreeMap::new(),
+        }
+    }
+}
+
+impl Release {
+    fn image(&self, name: &str) -> String {
+        format!("{}/{name}:{}", self.registry, self.version)
+    }
+
+    fn digest(&self, name: &str) -> Option<&str> {
+        self.digests.get(name).map(String::as_str)
+    }
+
+    fn path() -> Result<PathBuf> {
+        Ok(root()?.join("istio/release.json"))
+    }
+
+    fn read() -> Result<Self> {
+        let path = Self::path()?;
+        let text = fs::read_to_string(&path).with_context(|| format!("{}: run `make manifests`", path.display()))?;
+        serde_json::from_str(&text).with_context(|| path.display().to_string())
+    }
+}
+
+/// `[--version V] [--registry R]`: without a registry, manifests for nobody in particular, with no digests.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let mut release = Release::default();
+    let mut asked = false;
+    for pair in arguments.chunks(2) {
+        match pair {
+            ["--version", version] => release.version = version_of(version)?,
+            ["--registry", registry] => {
+                (release.registry, asked) = (registry_of(registry)?, true);
+            }
+            _ => bail!("usage: xtask manifests [--version <tag>] [--registry <host[:port]/path>]"),
+        }
+    }
+    if asked {
+        for (name, _) in SHIPPED {
+            match digest(&root()?.join("dist/images").join(name), &release.version)? {
+                Some(digest) => drop(release.digests.insert(name.to_owned(), digest)),
+                None => println!(
+                    "no digest of {name}: there is no image of {} in dist/images, `make images` makes it",
+                    release.version
+                ),
+            }
+        }
+    }
+    fs::create_dir_all(root()?.join("istio"))?;
+    fs::write(Release::path()?, format!("{}\n", serde_json::to_string_pretty(&release)?))?;
+    let files = generate(&release)?;
+    for path in stray(&files)? {
+        fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        println!("removed {}", path.display());
+    }
+    for (path, text) in files {
+        if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            fs::create_dir_all(path.parent().context("it is in a folder")?)?;
+            fs::write(&path, text)?;
+            println!("wrote {}", path.display());
+        }
+    }
+    println!(
+        "manifests for {}, {} of {} with digests",
+        release.image("<filter>"),
+        release.digests.len(),
+        SHIPPED.len()
+    );
+    Ok(())
+}
+
+/// Says which manifests are not as they would be generated, for the release that they are for.
+pub(crate) fn check() -> Result<()> {
+    let files = generate(&Release::read()?)?;
+    let mut stale = stray(&files)?;
+    stale.extend(
+        files
+            .into_iter()
+            .filter_map(|(path, text)| (fs::read_to_string(&path).ok().as_ref() != Some(&text)).then_some(path)),
+    );
+    let stale: Vec<String> = stale.iter().map(|path| path.display().to_string()).collect();
+    ensure!(stale.is_empty(), "not up to date, run `make manifests`: {}", stale.join(", "));
+    Ok(())
+}
+
+fn version_of(text: &str) -> Result<String> {
+    // A tag, and, in a chart, a version.
+    let tag = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    ensure!(
+        !text.is_empty() && text.len() <= 128 && text.bytes().all(tag),
+        "`{text}` is no version: give one such as 1.2.3"
+    );
+    Ok(text.to_owned())
+}
+
+fn registry_of(text: &str) -> Result<String> {
+    let text = text.trim_end_matches('/');
+    let sign = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:/".contains(&byte);
+    let right = !text.is_empty() && !text.contains("://") && text.bytes().all(sign);
+    ensure!(right, "`{text}` is no registry: give <host[:port]/path>, without a scheme");
+    Ok(text.to_owned())
+}
+
+/// The digest of the image of that tag in an OCI layout, if there is one.
+fn digest(layout: &Path, tag: &str) -> Result<Option<String>> {
+    let path = layout.join("index.json");
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let index: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let manifests = index.get("manifests").and_then(Value::as_array).into_iter().flatten();
+    let tagged = |manifest: &&Value| {
+        manifest.pointer("/annotations/org.opencontainers.image.ref.name").and_then(Value::as_str) == Some(tag)
+    };
+    let Some(manifest) = manifests.into_iter().find(tagged) else { return Ok(None) };
+    let digest = manifest.get("digest").and_then(Value::as_str).unwrap_or_default();
+    let hex =
+        digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    Ok(Some(hex.with_context(|| format!("{}: `{digest}` is no SHA-256 digest", path.display()))?.to_owned()))
+}
+
+fn generate(release: &Release) -> Result<Vec<(PathBuf, String)>> {
+    let (root, filters) = (root()?, truth::all()?);
+    let (istio, gateway) = (root.join("istio"), root.join("examples/envoy-gateway"));
+    let names: Vec<&str> = filters.iter().map(|filter| filter.name).collect();
+    ensure!(
+        SHIPPED.iter().all(|(name, _)| names.contains(name)),
+        "a module that is shipped has no manifests: {names:?}"
+    );
+    let mut files = Vec::new();
+    for filter in &filters {
+        files.extend(kustomize::files(filter, release).into_iter().map(|(path, text)| (istio.join(path), text)));
+        let policy = resources::envoy_gateway(filter, &release.image(filter.name), release.digest(filter.name));
+        files.push((gateway.join(format!("{}.yaml", filter.name)), policy));
+    }
+    files.extend(mesh::files(&filters).into_iter().map(|(path, text)| (istio.join(path), text)));
+    files.extend(
+        chart::files(&filters, release)?.into_iter().map(|(path, text)| (istio.join("chart").join(path), text)),
+    );
+    for (path, text) in &mut files {
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            text.insert_str(0, "# Made by `make manifests`; what it says is in xtask/src/manifests/truth.rs.\n");
+        }
+    }
+    Ok(files)
+}
+
+/// Files that are there and are not generated, but those written by hand.
+fn stray(files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>> {
+    let root = root()?;
+    let mut folders = vec![root.join("istio"), root.join("examples/envoy-gateway")];
+    let kept = [root.join("istio/README.md"), Release::path()?];
+    let mut stray = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = folder.read_dir() else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !kept.contains(&path) && !files.iter().any(|(file, _)| *file == path) {
+                stray.push(path);
+            }
+        }
+    }
+    Ok(stray)
+}
