@@ -29,7 +29,7 @@ $(eval $(call given,nginx,NGINX))
 $(eval $(call given,etcd,ETCD))
 servers := $(prometheus) $(nginx) $(etcd)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -75,6 +75,10 @@ manifests: ## Write the manifests in istio/, with REGISTRY=<host[:port]/path> VE
 
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
+
+sizes: modules ## Say what is in the modules, by crate, and write docs/sizes.json; with FUNCTIONS=1 the largest functions too
+	@$(CARGO) run --quiet --locked --package xtask -- sizes $(if $(FUNCTIONS),--functions)
+	@$(CARGO) run --quiet --locked --package xtask -- docs
 
 budgets: modules ## Count what every test case costs, and write test-harness/budgets.toml for review
 	@$(CARGO) run --quiet --locked --package test-harness --bin budgets

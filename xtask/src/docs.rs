@@ -1,5 +1,5 @@
 //! What is generated: a schema per filter, the tables in its README between `<!-- name -->` and `<!-- end -->`, and what
-//! the last run of the benchmarks came to.
+//! the last run of the benchmarks came to, and what is in the modules.
 
 use crate::{manifests, matrix};
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::{collections::HashMap, fs, path::PathBuf};
 use trace_id::TraceId;
 
-use crate::benchmarks;
+use crate::{benchmarks, sizes};
 
 /// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
@@ -48,6 +48,7 @@ fn generate() -> Result<Vec<(PathBuf, String)>> {
         files.push((path, text));
     }
     files.extend(benchmarks::pages()?);
+    files.push(sizes::page()?);
     Ok(files)
 }
 

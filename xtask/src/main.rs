@@ -1,5 +1,5 @@
 //! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
-//! `manifests` writes the mesh's, `matrix` runs the tests on every Envoy.
+//! `manifests` writes the mesh's, `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
 
 mod benchmarks;
 mod docs;
@@ -7,6 +7,7 @@ mod manifests;
 mod matrix;
 mod modules;
 mod plot;
+mod sizes;
 
 use anyhow::{Result, bail};
 
@@ -18,8 +19,11 @@ fn main() -> Result<()> {
         ["docs", "--check"] => docs::check(),
         ["manifests", arguments @ ..] => manifests::run(arguments),
         ["matrix", versions @ ..] => matrix::run(versions),
+        ["sizes"] => sizes::run(false),
+        ["sizes", "--functions"] => sizes::run(true),
         _ => bail!(
-            "usage: xtask modules | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...]"
+            "usage: xtask modules | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...] \
+             | sizes [--functions]"
         ),
     }
 }

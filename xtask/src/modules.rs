@@ -29,8 +29,8 @@ const TESTED: [&str; 6] = ["noop", "called", "hostcalls", "trap", "duo", "kernel
 const WIDE: [&str; 3] = ["kernels", "log-scrub", "suite"];
 
 /// Built with less copied into its callers, and no loop written out: a tenth less of the module, for a few hundredths more
-/// of what a request executes. What reads whole bodies would lose by it.
-const TERSE: [&str; 1] = ["circuit-breaker"];
+/// of what a request costs at most. What reads whole bodies would lose by it; `docs/performance.md` has what was measured.
+const TERSE: [&str; 2] = ["circuit-breaker", "latency"];
 
 /// Taken as they are linked, with every callback: what others build, and what asks a host about all of them.
 const WHOLE: [&str; 6] = ["noop-sdk", "trace-id-sdk", "latency-sdk", "log-scrub-sdk", "circuit-breaker-sdk", "probe"];
@@ -61,8 +61,7 @@ const BY_PHASE: [(Phases, &str); 10] = [
 
 /// Builds every module: shipped ones to `dist`, the others to `target/modules`.
 pub(crate) fn build() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is a member of the workspace")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let (root, target) = places()?;
     let (dist, tests) = (root.join("dist"), root.join("target/modules"));
     for folder in [&dist, &tests] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -88,6 +87,22 @@ pub(crate) fn build() -> Result<()> {
     }
     ensure!(over.is_empty(), "over budget: {}", over.join(", "));
     Ok(())
+}
+
+/// A shipped module as it lies in `dist`, but with the names of its functions at its end.
+pub(crate) fn named(name: &str) -> Result<Vec<u8>> {
+    let (root, target) = places()?;
+    let shipped = root.join("dist").join(format!("{name}.wasm"));
+    let shipped = fs::read(&shipped).with_context(|| format!("{}: run `make modules`", shipped.display()))?;
+    let named = linked(&compile(root, &target, name)?, name, true)?.emit_wasm();
+    ensure!(named.starts_with(&shipped), "dist/{name}.wasm is of other sources: run `make modules`");
+    Ok(named)
+}
+
+/// The project's folder, and the one of its builds.
+fn places() -> Result<(&'static Path, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is a member of the workspace")?;
+    Ok((root, std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)))
 }
 
 fn line(name: &str, size: usize, budget: usize) -> String {
@@ -130,13 +145,18 @@ fn flags(root: &Path, name: &str) -> String {
     flags.join("\u{1f}")
 }
 
-/// Prunes, strips and writes; the size.
-fn module(wasm: &Path, to: &Path, name: &str) -> Result<usize> {
+/// What was linked, pruned and stripped, but for the names of functions if they are wanted.
+fn linked(wasm: &Path, name: &str, names: bool) -> Result<Module> {
     let mut config = ModuleConfig::new();
-    config.generate_name_section(false).generate_producers_section(false);
+    config.generate_name_section(names).generate_producers_section(false);
     let mut module = config.parse_file(wasm).with_context(|| wasm.display().to_string())?;
     prune(&mut module).with_context(|| format!("module {name}"))?;
-    let bytes = module.emit_wasm();
+    Ok(module)
+}
+
+/// Prunes, strips and writes; the size.
+fn module(wasm: &Path, to: &Path, name: &str) -> Result<usize> {
+    let bytes = linked(wasm, name, false)?.emit_wasm();
     let path = to.join(format!("{name}.wasm"));
     fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(bytes.len())

@@ -201,7 +201,7 @@ fn values(filters: &[Deployed], release: &Release) -> String {
         let modes = if filter.mode == Mode::Client { " Of sidecars, for what workloads call." } else { "" };
         add(
             &format!(
-                "{} {}.{modes} `sha256`: the digest of the image's manifest, checked if given. `failStrategy`: FAIL_OPEN, FAIL_CLOSE or \
+                "{} {}.{modes} `sha256`: the digest of the image's manifest, checked if given; of another version it is another. `failStrategy`: FAIL_OPEN, FAIL_CLOSE or \
                  FAIL_RELOAD; left empty, FAIL_OPEN, or FAIL_RELOAD in an EnvoyFilter. `pluginConfig`: by the place.",
                 filter.name, filter.does
             ),

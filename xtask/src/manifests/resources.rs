@@ -291,8 +291,8 @@ pub(crate) fn envoy_gateway(filter: &Deployed, url: &str, digest: Option<&str>) 
     }
     out.push_str("        pullPolicy: IfNotPresent\n");
     out.push_str(&comment(
-        "It is no reason for an outage: what cannot be loaded, or traps, is left out. Of several entries of this list, and of \
-         what runs before and after, the order is that of `filterOrder` in the resource EnvoyProxy.",
+        "It is no reason for an outage: what cannot be loaded or configured, or traps, is left out. Several stand in the order of \
+         this list.",
         6,
     ));
     out.push_str("      failOpen: true\n      config:\n");
