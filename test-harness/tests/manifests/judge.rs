@@ -64,6 +64,10 @@ fn close(schema: &mut Value) {
             let kind = map["type"].clone();
             map.insert("type".into(), json!([kind, "null"]));
         }
+        if map.get("format") == Some(&json!("int32")) {
+            map.entry("minimum").or_insert(json!(i32::MIN));
+            map.entry("maximum").or_insert(json!(i32::MAX));
+        }
         if map.contains_key("properties") && !open && !map.contains_key("additionalProperties") {
             map.insert("additionalProperties".into(), json!(false));
         }

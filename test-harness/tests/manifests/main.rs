@@ -225,7 +225,6 @@ fn what_the_mesh_would_refuse_or_drop_is_refused() {
         remove("/spec/wasm/0/code/image/url"),
         set("/spec/wasm/0/code/pullPolicy", json!("Never")),
         set("/spec/wasm/0/failStrategy", json!("FAIL_OPEN")),
-        set("/spec/wasm/0/config", json!("{}")),
     ]];
     let object = [vec![
         json!([{ "op": "replace", "path": "/apiVersion", "value": "extensions.istio.io/v1" }]),

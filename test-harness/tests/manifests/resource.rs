@@ -573,7 +573,7 @@ struct PolicyWasm {
     _name: String,
     code: PolicyCode,
     #[serde(rename = "config")]
-    _config: Option<Map<String, Value>>,
+    _config: Option<Value>,
     #[serde(rename = "failOpen")]
     _fail_open: Option<bool>,
 }
