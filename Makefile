@@ -47,8 +47,12 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 # The same cases in each run: what a test does must not hang on chance. To look for new ones: `make fuzz`, or another seed.
 test test-matrix: export PROPTEST_RNG_SEED ?= 1
 
+# What loads a filter's module. With TEST_AS=suite the same tests load the suite in its place, with that filter alone.
+as_suite := requests workers source deviations cases trace_id latency log_scrub circuit_breaker sources prometheus rules lua_twin
+
 test: modules envoy $(servers) ## Set up and run all tests: native, built modules, real Envoy, Prometheus, nginx and etcd
 	@$(CARGO) test --locked --workspace
+	@TEST_AS=suite $(CARGO) test --locked --workspace $(as_suite:%=--test %)
 
 test-matrix: modules $(servers) $(foreach version,$(or $(VERSIONS),$(pinned)),$(call envoy_of,$(version))) ## The tests that need an Envoy, on every version that is pinned
 	@$(CARGO) run --quiet --locked --package xtask -- matrix $(VERSIONS)

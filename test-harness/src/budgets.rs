@@ -16,7 +16,7 @@ use crate::cases::{self, Case};
 use crate::{module, root};
 
 /// The filters that have cases.
-pub const FILTERS: [&str; 4] = ["trace-id", "latency", "log-scrub", "circuit-breaker"];
+pub const FILTERS: [&str; 5] = ["trace-id", "latency", "log-scrub", "circuit-breaker", "suite"];
 
 /// Requests of a case that are not counted: the first ones define metrics and grow memory.
 const WARM: usize = 8;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters";
 const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
+const STRUCT: &str = "type.googleapis.com/google.protobuf.Struct";
 
 /// Where the rendered configuration points to on this machine.
 pub(crate) struct Places {
@@ -306,7 +307,8 @@ impl HttpFilter {
     /// When it is no wasm module.
     #[must_use]
     pub fn of_connections(self) -> Value {
-        let config = self.typed_config.get("config").expect("a wasm module");
+        let typed_config = stand_in(&self.typed_config);
+        let config = typed_config.get("config").expect("a wasm module");
         let kind = format!("{FILTERS}.network.wasm.v3.Wasm");
         json!({ "name": self.name, "typed_config": { "@type": kind, "config": config } })
     }
@@ -333,7 +335,7 @@ impl HttpFilter {
     /// the plugin as the bytes of that message, in which every number is a double.
     #[must_use]
     pub fn config_struct(self, config: Value) -> Self {
-        self.config_any(json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": config }))
+        self.config_any(json!({ "@type": STRUCT, "value": config }))
     }
 
     /// The wasm plugin's configuration as any protobuf message, JSON with `@type`.
@@ -390,7 +392,7 @@ impl HttpFilter {
 
     fn render(&self, places: &Places) -> Value {
         if !self.discovered {
-            return json!({ "name": self.name, "typed_config": self.typed_config });
+            return json!({ "name": self.name, "typed_config": stand_in(&self.typed_config) });
         }
         json!({
             "name": self.name,
@@ -406,9 +408,38 @@ impl HttpFilter {
         json!({
             "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             "name": self.name,
-            "typed_config": self.typed_config,
+            "typed_config": stand_in(&self.typed_config),
         })
     }
+}
+
+/// With `TEST_AS=<module of several filters>` that module stands in for each filter's own: where a plugin's code is one
+/// from `dist`, it is the other, and its configuration goes under the filter's key, in whatever form it is given.
+///
+/// What is rendered and not what a test says is the place: so it holds for every way to say it.
+fn stand_in(typed_config: &Value) -> Value {
+    let mut typed_config = typed_config.clone();
+    let code = typed_config.pointer_mut("/config/vm_config/code/local/filename");
+    let (Ok(stand_in), Some(code)) = (std::env::var("TEST_AS"), code) else { return typed_config };
+    let path = PathBuf::from(code.as_str().unwrap_or_default());
+    let Some(filter) = path.file_stem().and_then(|name| name.to_str()) else { return typed_config };
+    let dist = crate::root().join("dist");
+    if stand_in.is_empty() || stand_in == filter || path.parent() != Some(&dist) {
+        return typed_config;
+    }
+    let key = filter.replace('-', "_");
+    *code = json!(dist.join(stand_in).with_extension("wasm"));
+    let given = &mut typed_config["config"]["configuration"];
+    *given = match (given["@type"].as_str(), &given["value"]) {
+        (None, _) => json!({ "@type": STRING_VALUE, "value": format!("{{\"{key}\": {{}}}}") }),
+        (Some(STRING_VALUE), Value::String(text)) => {
+            let text = if text.trim().is_empty() { "{}" } else { text };
+            json!({ "@type": STRING_VALUE, "value": format!("{{\"{key}\": {text}}}") })
+        }
+        (Some(STRUCT), value) => json!({ "@type": STRUCT, "value": { key: value } }),
+        (Some(other), _) => panic!("{filter}: a configuration of type {other} has no place for a key"),
+    };
+    typed_config
 }
 
 /// A `ConfigSource` that reads `file` again whenever something is moved into `directory`.

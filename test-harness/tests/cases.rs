@@ -7,33 +7,17 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use kit::Filter;
 use kit::testing::Proxy;
+use serde_json::{Map, Value, json};
+use suite::Suite;
 use test_harness::cases::{self, Case, Outcome, series};
 use test_harness::{
     AccessLog, Envoy, Headers, HttpFilter, Listener, PATIENCE, Reply, Route, Upstream, eventually, module,
 };
 
 /// Both in an emulated proxy, which holds them to the same final state; what it is has to be as the case says.
-fn emulated<F: Filter>(filter: &str) -> Result<()> {
-    for case in cases::load(filter)? {
-        let proxy = Proxy::<F>::start_beside(&format!("dist/{filter}.wasm"), &case.config.to_string());
-        let mut proxy = proxy.with_context(|| format!("{}: the configuration is refused", case.name))?;
-        let (request, response) = (case.request(), case.response());
-        proxy.each(|proxy| case.give(proxy));
-        let done = proxy.steps(|stream| {
-            stream.request(&request);
-            stream.response(&response);
-        });
-        let fields = |headers: &Option<emulator::Pairs>| -> Headers { headers.iter().flatten().cloned().collect() };
-        let downstream = fields(&done.downstream.headers);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let state =
-            done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
-        let came = Outcome {
-            status: downstream.text(":status").and_then(|status| status.parse().ok()).unwrap_or(0),
-            upstream: fields(&done.upstream.headers),
-            downstream,
-            state: state.collect(),
-        };
+fn emulated<F: Filter>(filter: &str, cases: &[Case]) -> Result<()> {
+    for case in cases {
+        let (proxy, came) = outcome::<F>(filter, case)?;
         case.check(&came, true)?;
         for (name, values) in &case.expect.values {
             let got = proxy.values(&series(name)).len();
@@ -44,6 +28,61 @@ fn emulated<F: Filter>(filter: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What comes of a case in an emulated proxy.
+fn outcome<F: Filter>(filter: &str, case: &Case) -> Result<(Proxy<F>, Outcome)> {
+    let proxy = Proxy::<F>::start_beside(&format!("dist/{filter}.wasm"), &case.config.to_string());
+    let mut proxy = proxy.with_context(|| format!("{}: the configuration is refused", case.name))?;
+    let (request, response) = (case.request(), case.response());
+    proxy.each(|proxy| case.give(proxy));
+    let done = proxy.steps(|stream| {
+        stream.request(&request);
+        stream.response(&response);
+    });
+    let fields = |headers: &Option<emulator::Pairs>| -> Headers { headers.iter().flatten().cloned().collect() };
+    let downstream = fields(&done.downstream.headers);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let state = done.filter_state.iter().map(|(key, value)| (key.trim_start_matches("wasm.").to_owned(), text(value)));
+    let came = Outcome {
+        status: downstream.text(":status").and_then(|status| status.parse().ok()).unwrap_or(0),
+        upstream: fields(&done.upstream.headers),
+        downstream,
+        state: state.collect(),
+    };
+    Ok((proxy, came))
+}
+
+/// The filters of the suite: name, and key in its configuration.
+const SINGLE: [(&str, &str); 4] = [
+    ("trace-id", "trace_id"),
+    ("latency", "latency"),
+    ("log-scrub", "log_scrub"),
+    ("circuit-breaker", "circuit_breaker"),
+];
+
+/// The cases of a filter for the suite, with the other three on at their defaults.
+///
+/// A case says also what must not be there. What the other three add by themselves, to the same request and without the
+/// filter, is left out of that, and nothing else.
+fn with_the_others(filter: &str, key: &str) -> Result<Vec<Case>> {
+    let others = SINGLE.iter().filter(|(_, other)| *other != key).map(|(_, other)| ((*other).to_owned(), json!({})));
+    let others: Map<String, Value> = others.collect();
+    let mut cases = cases::load(filter)?;
+    for case in &mut cases {
+        let with = |config: &Map<String, Value>| -> Result<Outcome> {
+            Ok(outcome::<Suite>("suite", &Case { config: Value::Object(config.clone()), ..case.clone() })?.1)
+        };
+        let (none, three) = (with(&Map::new())?, with(&others)?);
+        let added = |of: fn(&Outcome) -> &Headers, name: &String| of(&three).has(name) && !of(&none).has(name);
+        case.expect.state_without.retain(|key| !three.state.contains_key(key));
+        case.expect.upstream_without.retain(|name| !added(|came| &came.upstream, name));
+        case.expect.downstream_without.retain(|name| !added(|came| &came.downstream, name));
+        let mut config = others.clone();
+        config.insert(key.to_owned(), std::mem::take(&mut case.config));
+        case.config = Value::Object(config);
+    }
+    Ok(cases)
 }
 
 /// All in one Envoy, but for those that look at histograms: a value of the case before may come at a later flush.
@@ -122,7 +161,7 @@ async fn in_one_envoy(
 
 #[test]
 fn trace_id_in_an_emulated_proxy() -> Result<()> {
-    emulated::<trace_id::TraceId>("trace-id")
+    emulated::<trace_id::TraceId>("trace-id", &cases::load("trace-id")?)
 }
 
 #[tokio::test]
@@ -134,12 +173,12 @@ async fn trace_id_in_a_real_envoy() -> Result<()> {
 
 #[test]
 fn latency_in_an_emulated_proxy() -> Result<()> {
-    emulated::<latency::Latency>("latency")
+    emulated::<latency::Latency>("latency", &cases::load("latency")?)
 }
 
 #[test]
 fn log_scrub_in_an_emulated_proxy() -> Result<()> {
-    emulated::<log_scrub::LogScrub>("log-scrub")
+    emulated::<log_scrub::LogScrub>("log-scrub", &cases::load("log-scrub")?)
 }
 
 #[tokio::test]
@@ -151,7 +190,7 @@ async fn log_scrub_in_a_real_envoy() -> Result<()> {
 
 #[test]
 fn circuit_breaker_in_an_emulated_proxy() -> Result<()> {
-    emulated::<circuit_breaker::CircuitBreaker>("circuit-breaker")
+    emulated::<circuit_breaker::CircuitBreaker>("circuit-breaker", &cases::load("circuit-breaker")?)
 }
 
 #[tokio::test]
@@ -166,6 +205,80 @@ async fn latency_in_a_real_envoy() -> Result<()> {
     let path = module("latency")?;
     let on = |case: &Case| Ok(HttpFilter::wasm("latency", &path).config(case.config.clone()));
     real("latency", &cases::load("latency")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+#[test]
+fn the_suite_in_an_emulated_proxy() -> Result<()> {
+    emulated::<Suite>("suite", &cases::load("suite")?)
+}
+
+#[tokio::test]
+async fn the_suite_in_a_real_envoy() -> Result<()> {
+    let path = module("suite")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("suite", &path).config(case.config.clone()));
+    real("suite", &cases::load("suite")?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await
+}
+
+#[test]
+fn the_suite_with_all_four_on_does_what_each_does_in_an_emulated_proxy() -> Result<()> {
+    for (filter, key) in SINGLE {
+        emulated::<Suite>("suite", &with_the_others(filter, key)?).context(filter)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_suite_with_all_four_on_does_what_each_does_in_a_real_envoy() -> Result<()> {
+    let path = module("suite")?;
+    let on = |case: &Case| Ok(HttpFilter::wasm("suite", &path).config(case.config.clone()));
+    for (filter, key) in SINGLE {
+        real(filter, &with_the_others(filter, key)?, on, "%FILTER_STATE(wasm.KEY:PLAIN)%").await?;
+    }
+    Ok(())
+}
+
+/// Else the cases would say less with the others on than without.
+#[test]
+fn nothing_is_left_out_of_the_cases_but_what_filters_share() -> Result<()> {
+    let mut left_out = 0;
+    for (filter, key) in SINGLE {
+        for (case, with) in cases::load(filter)?.iter().zip(with_the_others(filter, key)?) {
+            let (case, with) = (&case.expect, &with.expect);
+            assert_eq!(case.upstream_without, with.upstream_without);
+            assert_eq!(case.downstream_without, with.downstream_without);
+            for key in case.state_without.iter().filter(|key| !with.state_without.contains(key)) {
+                assert!(Suite::SHARED.contains(&key.as_str()), "{filter}: {key}");
+                left_out += 1;
+            }
+        }
+    }
+    assert!(left_out > 0, "or the rule is not needed");
+    Ok(())
+}
+
+/// Else a run with `TEST_AS` would be one without.
+#[tokio::test]
+async fn the_module_that_is_to_stand_in_for_a_filters_own_does() -> Result<()> {
+    let stand_in = std::env::var("TEST_AS").unwrap_or_default();
+    let said = match &*stand_in {
+        "" => "log-scrub: configuration refused at `nonsense`: is no field".to_owned(),
+        name => format!("{name}: configuration refused at `log_scrub.nonsense`: is no field"),
+    };
+    let wrong = json!({ "nonsense": 1 });
+    for filter in [
+        HttpFilter::wasm("log-scrub", module("log-scrub")?).config(wrong.clone()),
+        HttpFilter::wasm("log-scrub", module("log-scrub")?).config_struct(wrong.clone()),
+    ] {
+        let listener = Listener::http("in").filter(filter);
+        let why = Envoy::builder().listener(listener).concurrency(1).validate().await?.rejected()?;
+        assert!(why.contains(&said), "{said} in {why}");
+    }
+    let [_, (_, code)] = kit::testing::both::<log_scrub::LogScrub>("dist/log-scrub.wasm");
+    let proxy = emulator::Proxy::new(1, 1);
+    let plugin = emulator::Plugin::new("log-scrub", &code).configuration(wrong.to_string());
+    assert!(proxy.push("in", [plugin]).is_err());
+    assert!(proxy.log().iter().any(|line| line.text.starts_with(&said)), "{said} in {:?}", proxy.log());
+    Ok(())
 }
 
 /// The cases that say `script`, with the filter of the proxy-wasm crate. Its speed beside the filter's would mean nothing

@@ -17,6 +17,7 @@ use kit::{Filter, Metric};
 use latency::Latency;
 use log_scrub::LogScrub;
 use serde_json::{Value, json};
+use suite::Suite;
 use test_harness::{envoy, root};
 use trace_id::TraceId;
 
@@ -55,6 +56,7 @@ fn labels_are_taken_out_of_names_as_declared_in_each_example_and_for_istio() {
         ("latency", Latency::metrics()),
         ("log-scrub", LogScrub::metrics()),
         ("circuit-breaker", CircuitBreaker::metrics()),
+        ("suite", Suite::metrics()),
     ] {
         let labels = |metric: &&'static Metric| metric.labels.iter().copied();
         let labels: BTreeSet<&str> = metrics.iter().flat_map(labels).collect();
@@ -79,7 +81,7 @@ fn labels_are_taken_out_of_names_as_declared_in_each_example_and_for_istio() {
 #[test]
 fn the_yaml_of_every_readme_is_yaml_and_so_is_what_it_quotes() {
     let mut texts = 0;
-    for filter in ["trace-id", "latency", "log-scrub", "circuit-breaker"] {
+    for filter in ["trace-id", "latency", "log-scrub", "circuit-breaker", "suite"] {
         let readme = fs::read_to_string(root().join(format!("filters/{filter}/README.md"))).unwrap();
         for block in blocks(&readme) {
             for document in documents(block) {

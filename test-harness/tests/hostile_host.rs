@@ -35,6 +35,13 @@ const CIRCUIT_BREAKER: &str = r#"{
     "tick": "10ms", "max_series": 10
 }"#;
 
+/// All of these at once.
+fn suite(trace_id: &str) -> String {
+    format!(
+        r#"{{"trace_id": {trace_id}, "latency": {LATENCY}, "log_scrub": {LOG_SCRUB}, "circuit_breaker": {CIRCUIT_BREAKER}}}"#
+    )
+}
+
 /// A life of the module under this host. What trapped is the error.
 fn live(name: &str, configuration: &str, fault: &Fault) -> Result<(), String> {
     let code = emulator::Module::read(module(name).unwrap()).unwrap();
@@ -122,6 +129,7 @@ fn no_answer_of_the_host_makes_a_module_trap() {
     let everything =
         r#"{"inject": ["w3c", "b3", "b3_single", "jaeger", "datadog", "xray"], "follow_tracer": "always"}"#;
     let both = r#"{"trace_id": {"join": {}}, "stamp": {"text": "x"}}"#;
+    let four = suite(everything);
     let modules = [
         ("trace-id", join),
         ("trace-id", everything),
@@ -132,6 +140,8 @@ fn no_answer_of_the_host_makes_a_module_trap() {
         ("log-scrub", LOG_SCRUB),
         ("log-scrub", r#"{"outputs": {"request_body": true, "response_body": true}}"#),
         ("circuit-breaker", CIRCUIT_BREAKER),
+        ("suite", &four),
+        ("suite", "{}"),
         ("duo", both),
         ("called", ""),
     ];
@@ -175,6 +185,7 @@ fn no_single_failure_makes_a_module_trap() {
                 ("latency", LATENCY),
                 ("log-scrub", LOG_SCRUB),
                 ("circuit-breaker", CIRCUIT_BREAKER),
+                ("suite", &suite(join)),
             ] {
                 live(name, configuration, &fault).unwrap_or_else(|trap| panic!("{name}, {fault:?}: {trap}"));
             }

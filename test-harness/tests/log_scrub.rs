@@ -12,6 +12,7 @@ use std::fs;
 use std::net::TcpListener;
 
 use anyhow::Result;
+use kit::testing::refusal;
 use serde_json::{Map, Value, json};
 use test_harness::{
     AccessLog, Cluster, Envoy, H1, H2, HttpFilter, Listener, Reply, Request, Response, Route, Upstream, module, root,
@@ -274,7 +275,11 @@ async fn the_key_comes_from_the_vms_environment() -> Result<()> {
     // Without the key it is refused, and what was goes on. In a VM of its own: up to 1.38 the environment is none of what
     // tells VMs apart, and one that is there already would be taken, with its key.
     envoy.push([listener(scrub(hmac)?.vm_id("other"))]).await?.rejected()?;
-    envoy.wait_for_log("at `hmac_key_env`: is no variable of the environment", test_harness::PATIENCE).await?;
+    let line = envoy.wait_for_log("is no variable of the environment", test_harness::PATIENCE).await?;
+    assert!(
+        refusal("log-scrub", &line).contains("log-scrub: configuration refused at `hmac_key_env`: is no"),
+        "{line}"
+    );
     envoy.get("in", "/123-45-6789", ()).await?;
     assert_eq!(envoy.wait_for_json("in", 2).await?[1]["path"], "/[us_ssn_d1be6505f2b72976]");
     Ok(())

@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::Result;
 use kit::{Filter, Metric, MetricKind};
 use latency::Latency;
-use log_scrub::LogScrub;
 use serde_json::{Value, json};
+use suite::Suite;
 use test_harness::metrics::Sample;
 use test_harness::prometheus::{self, promtool};
 use test_harness::{
@@ -17,11 +17,10 @@ use test_harness::{
     root,
 };
 use tokio::task::JoinSet;
-use trace_id::TraceId;
 
 /// Every metric of every filter.
 fn metrics() -> Vec<&'static Metric> {
-    [TraceId::metrics(), Latency::metrics(), LogScrub::metrics()].concat()
+    Suite::metrics()
 }
 
 /// Every label of every metric.
@@ -153,6 +152,31 @@ async fn what_was_found_and_what_could_not_be_looked_at_arrive_by_rule_place_and
 }
 
 #[tokio::test]
+async fn what_all_four_count_of_one_request_arrives_from_one_module() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let rule = json!({ "id": "errors", "resource": "up", "strategy": "error_ratio", "threshold": 0.5 });
+    let configuration =
+        json!({ "trace_id": {}, "latency": {}, "log_scrub": {}, "circuit_breaker": { "rules": [rule] } });
+    let filter = HttpFilter::wasm("suite", module("suite")?).config(configuration);
+    let listener = Listener::http("in").filter(filter).route(Route::cluster("up"));
+    let builder = Envoy::builder().cluster("up", upstream.addr()).listener(listener).concurrency(2);
+    let builder = labels().iter().fold(builder, |builder, label| builder.stats_tag(label, &kit::tag_regex(label)));
+    let envoy = builder.start().await?;
+    assert_eq!(envoy.get("in", "/ann@example.com", ()).await?.status, 200);
+    let prometheus = Prometheus::builder().envoy("mesh", &envoy).start().await?;
+    for (name, labels, value) in [
+        ("meshfilter_trace_requests_total", &[("outcome", "generated"), ("format", "none")][..], 1.0),
+        ("meshfilter_requests_finished_total", &[("protocol", "http"), ("method", "GET"), ("code", "2xx")], 1.0),
+        ("meshfilter_requests_in_flight", &[], 0.0),
+        ("meshfilter_scrub_findings_total", &[("rule", "email"), ("place", "path")], 1.0),
+        ("meshfilter_circuit_allowed_total", &[("resource", "up"), ("rule", "errors")], 1.0),
+    ] {
+        comes_to(&prometheus, name, &[sample(name, &envoy, labels, value)]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn labels_arrive_as_labels_counters_count_and_have_a_rate() -> Result<()> {
     let upstream = Upstream::start().await?;
     let envoy = traced(&upstream).await?;
@@ -244,8 +268,9 @@ async fn promtool_finds_no_fault_with_our_names_but_that_envoy_gives_no_help() -
         assert_eq!(report.code, Some(3), "{}", report.said);
         ours.extend(report.said.lines().filter(|line| line.contains("meshfilter_")).map(str::to_owned));
     }
-    // There is no tracer here that would put its own in a trace's place.
-    let there = metrics().into_iter().filter(|metric| metric.name != trace_id::REPLACED.name);
+    // There is no tracer here that would put its own in a trace's place, and no breaker.
+    let absent = |name: &str| name == trace_id::REPLACED.name || name.starts_with("meshfilter_circuit_");
+    let there = metrics().into_iter().filter(|metric| !absent(metric.name));
     let wanted: BTreeSet<String> = there.map(|metric| format!("{} no help text", metric.name)).collect();
     assert_eq!(ours, wanted);
     Ok(())

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use kit::testing::refusal;
 use serde_json::{Map, Value, json};
 use test_harness::upstream::Received;
 use test_harness::{
@@ -735,6 +736,7 @@ async fn a_wrong_configuration_is_refused_with_its_place_while_the_old_one_serve
     let mut client = H1::connect(envoy.addr("in")).await?;
     for (configuration, place) in cases {
         let why = envoy.push([with(plugin.clone().config_text(configuration))]).await?.rejected()?;
+        let why = refusal("trace-id", &why);
         let said = format!("trace-id: configuration refused {place}");
         assert!(why.contains(&said), "{configuration}: {said:?} in {why}");
         client.send(&Request::get("/")).await?;
@@ -748,7 +750,7 @@ async fn a_wrong_configuration_is_refused_with_its_place_while_the_old_one_serve
     let builder = || Envoy::builder().cluster("up", upstream.addr()).concurrency(1);
     let (configuration, place) = cases[0];
     let why = builder().listener(with(plugin.clone().config_text(configuration))).validate().await?.rejected()?;
-    assert!(why.contains(place), "{why}");
+    assert!(refusal("trace-id", &why).contains(place), "{why}");
     Ok(())
 }
 
@@ -790,7 +792,7 @@ async fn a_configuration_comes_as_nothing_as_text_or_as_a_struct() -> Result<()>
         (json!({ "join": { "ttl": null } }), "at `join.ttl`: is null"),
     ] {
         for filter in [plugin.clone().config(wrong.clone()), plugin.clone().config_struct(wrong.clone())] {
-            let why = envoy.push([with("nothing", filter)]).await?.rejected()?;
+            let why = refusal("trace-id", &envoy.push([with("nothing", filter)]).await?.rejected()?);
             assert!(why.contains(&format!("trace-id: configuration refused {place}")), "{wrong}: {why}");
         }
     }

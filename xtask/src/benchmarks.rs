@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-use crate::{docs::fill, modules::SHIPPED, plot};
+use crate::{docs::fill, modules::SHIPPED, plot, sizes};
 
 /// What the run wrote.
 #[derive(Deserialize)]
@@ -106,21 +106,35 @@ const CLEAN: f64 = 2000.0;
 const HOSTILE: f64 = 300.0;
 const TIMES: f64 = 4.0;
 
+/// A row that stands there a second time, beside another.
+const TWICE: &str = "the same suite beside one that is empty";
+
 /// The files, and what is to stand in them.
 pub(crate) fn pages() -> Result<Vec<(PathBuf, String)>> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| path.display().to_string());
     let results = root.join("docs/benchmarks.json");
     let results: Results = serde_json::from_str(&read(&results)?).with_context(|| results.display().to_string())?;
-    let (page_path, readme_path) = (root.join("docs/benchmarks.md"), root.join("README.md"));
+    let (page_path, readme_path) = (root.join("docs/performance.md"), root.join("README.md"));
+    let (four, calls) = (|row: &Row| row.group == "all four", |row: &Row| row.group == "hostcalls");
     let page = fill(&read(&page_path)?, "machine", &machine(&results))?;
-    let page = fill(&page, "requests", &requests(&results, |_| true))?;
+    let page = fill(&page, "all-four", &requests(&results, four))?;
+    let page = fill(&page, "hostcalls", &hostcalls(&results))?;
+    let page = fill(&page, "requests", &requests(&results, |row| !four(row) && !calls(row)))?;
     let page = fill(&page, "modules", &modules(&results.modules))?;
     let page = fill(&page, "bodies", &bodies(&results.bodies))?;
     let short = format!("{}\n{}", origin(&results), requests(&results, |row| row.headline));
     let readme = fill(&read(&readme_path)?, "benchmarks", &short)?;
-    let picture = plot::bars(&results);
-    Ok(vec![(page_path, page), (readme_path, readme), (root.join("docs/benchmarks.svg"), picture)])
+    let page = fill(&page, "sizes", &sizes::table()?)?;
+    let each = plot::bars(&results, |row| !four(row) && !calls(row));
+    // Before an upstream and all by itself is many times the rest, and known to a third.
+    let suite = plot::bars(&results, |row| four(row) && !row.name.ends_with("alone, upstream") && row.name != TWICE);
+    Ok(vec![
+        (page_path, page),
+        (readme_path, readme),
+        (root.join("docs/benchmarks.svg"), each),
+        (root.join("docs/suite.svg"), suite),
+    ])
 }
 
 /// Which run it was.
@@ -152,6 +166,15 @@ fn requests(results: &Results, wanted: impl Fn(&Row) -> bool) -> String {
             None => Default::default(),
         };
         let _ = writeln!(out, "| {name} | {} | {ratio} | {to} | {goal} |", span(*cost, 2));
+    }
+    out
+}
+
+/// What the proxy charges for each.
+fn hostcalls(results: &Results) -> String {
+    let mut out = String::from("| hostcall | µs [99 %] |\n| --- | --- |\n");
+    for Row { name, cost, .. } in results.requests.rows.iter().filter(|row| row.group == "hostcalls") {
+        let _ = writeln!(out, "| {name} | {} |", span(*cost, 2));
     }
     out
 }

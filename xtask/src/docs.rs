@@ -10,9 +10,10 @@ use log_scrub::LogScrub;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use std::{collections::HashMap, fs, path::PathBuf};
+use suite::Suite;
 use trace_id::TraceId;
 
-use crate::{benchmarks, sizes};
+use crate::benchmarks;
 
 /// Writes every generated file.
 pub(crate) fn write() -> Result<()> {
@@ -40,24 +41,31 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 fn generate() -> Result<Vec<(PathBuf, String)>> {
-    let mut files =
-        [filter::<TraceId>("trace-id")?, filter::<Latency>("latency")?, filter::<CircuitBreaker>("circuit-breaker")?]
-            .concat();
-    for (path, text) in filter::<LogScrub>("log-scrub")? {
+    let mut files = [
+        filter::<TraceId>("trace-id", configuration)?,
+        filter::<Latency>("latency", configuration)?,
+        filter::<CircuitBreaker>("circuit-breaker", configuration)?,
+        filter::<Suite>("suite", keys)?,
+    ]
+    .concat();
+    for (path, text) in filter::<LogScrub>("log-scrub", configuration)? {
         let text = if path.ends_with("README.md") { fill(&text, "detectors", &detectors()?)? } else { text };
         files.push((path, text));
     }
     files.extend(benchmarks::pages()?);
-    files.push(sizes::page()?);
     Ok(files)
 }
 
-fn filter<F: Filter<Config: JsonSchema>>(name: &str) -> Result<Vec<(PathBuf, String)>> {
+/// `table` makes the table of its configuration.
+fn filter<F: Filter<Config: JsonSchema>>(
+    name: &str,
+    table: fn(&Value) -> Result<String>,
+) -> Result<Vec<(PathBuf, String)>> {
     let folder = root()?.join("filters").join(name);
     let schema = schemars::schema_for!(F::Config);
     let readme_path = folder.join("README.md");
     let readme = fs::read_to_string(&readme_path).with_context(|| readme_path.display().to_string())?;
-    let readme = fill(&readme, "configuration", &configuration(schema.as_value())?)?;
+    let readme = fill(&readme, "configuration", &table(schema.as_value())?)?;
     let readme = fill(&readme, "metrics", &metrics(&F::metrics()))?;
     let readme = fill(&readme, "stats-tags", &stats_tags(&F::metrics())?)?;
     let schema = format!("{}\n", serde_json::to_string_pretty(&schema)?);
@@ -78,6 +86,18 @@ pub(crate) fn marked<'a>(page: &'a str, name: &str) -> Result<(&'a str, &'a str,
     let end = rest.find("<!-- end -->").with_context(|| format!("{} has no end", mark.trim()))?;
     let (between, after) = rest.split_at(end);
     Ok((before, between, after))
+}
+
+/// A row per filter of a module of several, each with its own page.
+fn keys(schema: &Value) -> Result<String> {
+    let mut text = String::from("| field | type | default | meaning |\n| --- | --- | --- | --- |\n");
+    for (key, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let description = property.get("description").and_then(Value::as_str).unwrap_or_default();
+        ensure!(!description.is_empty(), "`{key}` has no description");
+        let page = format!("../{}/README.md#configuration", key.replace('_', "-"));
+        text.push_str(&format!("| `{key}` | object, [its configuration]({page}) | none | {description} |\n"));
+    }
+    Ok(text)
 }
 
 /// A row per field, fields of objects by their path.

@@ -26,14 +26,14 @@ text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fil
 @media(prefers-color-scheme:dark){text{fill:#f0f6fc}.dim{fill:#9198a1}.page{fill:#0d1117}.grid{stroke:#2f353d}\
 .zero{stroke:#9198a1}.ours{fill:#388bfd}.other{fill:#545d68}.span{stroke:#f0f6fc}}";
 
-/// Draws every arm; the twin comes first.
-pub(crate) fn bars(results: &Results) -> String {
+/// Draws the arms that are wanted; the twin comes first.
+pub(crate) fn bars(results: &Results, wanted: impl Fn(&Row) -> bool) -> String {
     let Requests { bare, twin, rows, .. } = &results.requests;
     let mut groups: Vec<(&str, Vec<Bar<'_>>)> = vec![(
         "the measurement itself",
         vec![Bar { name: "no filter, again", cost: *twin, note: span(*twin, 2), ours: false }],
     )];
-    for row in rows {
+    for row in rows.iter().filter(|row| wanted(row)) {
         match groups.last_mut() {
             Some((group, bars)) if *group == row.group => bars.push(Bar::of(row)),
             _ => groups.push((&row.group, vec![Bar::of(row)])),
@@ -157,12 +157,14 @@ mod tests {
             },
             "modules": [],
         });
-        let picture = bars(&serde_json::from_value(results).unwrap());
+        let results: Results = serde_json::from_value(results).unwrap();
+        let picture = bars(&results, |_| true);
         assert!(picture.contains(">a&lt;b</text>") && picture.contains("A&amp;B.</text>"), "{picture}");
         // One each for the twin and the legend.
         assert_eq!(picture.matches("class=\"ours\"").count(), 2);
         assert_eq!(picture.matches("class=\"other\"").count(), 3);
         assert_eq!(picture.matches("class=\"span\"").count(), 4);
         assert!(picture.contains("3.00  (1.50 ×)</text>"));
+        assert!(!bars(&results, |row| row.name != "c").contains(">c</text>"));
     }
 }

@@ -22,7 +22,7 @@ use std::{
 use wasmparser::{KnownCustom, Name, Parser, Payload, TypeRef};
 
 use crate::{
-    docs::{fill, root},
+    docs::root,
     modules::{self, SHIPPED},
 };
 
@@ -83,16 +83,15 @@ pub(crate) fn run(functions: bool) -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&all)? + "\n").with_context(|| path.display().to_string())
 }
 
-/// The page with the table, and what is to stand in it.
-pub(crate) fn page() -> Result<(PathBuf, String)> {
-    let (results, page) = (results()?, root()?.join("docs/performance.md"));
-    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| path.display().to_string());
-    let all: Vec<Sizes> = serde_json::from_str(&read(&results)?).with_context(|| results.display().to_string())?;
+/// The table of what was last measured.
+pub(crate) fn table() -> Result<String> {
+    let path = results()?;
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let all: Vec<Sizes> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     for sizes in &all {
-        ensure!(sizes.sum() == sizes.bytes, "{}: what is in {} is not all of it", results.display(), sizes.name);
+        ensure!(sizes.sum() == sizes.bytes, "{}: what is in {} is not all of it", path.display(), sizes.name);
     }
-    let text = fill(&read(&page)?, "sizes", &markdown(&all))?;
-    Ok((page, text))
+    Ok(markdown(&all))
 }
 
 fn results() -> Result<PathBuf> {

@@ -160,7 +160,7 @@ pub struct Call<'a> {
 ///
 /// In the proxy this is one hostcall per method; in tests, `testing::NativeHost`. No method panics, blocks or retries.
 /// Those that return [`Bytes`] are several times dearer than the others,
-/// because the host enters the VM again for memory: `docs/benchmarks.md` has figures.
+/// because the host enters the VM again for memory: `docs/performance.md` has figures.
 pub trait Host {
     /// Wall clock, nanoseconds since 1970; 0 where the host does not say.
     fn now_ns(&self) -> u64;

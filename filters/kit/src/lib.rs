@@ -42,6 +42,8 @@ pub use headers::Headers;
 pub use host::{Bytes, Call, Host, Map, MetricKind, Reply, Status};
 pub use log;
 pub use metrics::{Labels, MAX_SERIES, Metric, Metrics, OVERFLOW, tag_regex};
+#[doc(hidden)]
+pub use module::lists;
 pub use random::Rng;
 #[doc(hidden)]
 pub use serde;

@@ -126,6 +126,28 @@ macro_rules! export {
     };
 }
 
+/// Whether a name is in a list: for [`compose!`](crate::compose), while it is compiled.
+#[doc(hidden)]
+pub const fn lists(mut names: &[&str], name: &str) -> bool {
+    while let [first, rest @ ..] = names {
+        if same(first.as_bytes(), name.as_bytes()) {
+            return true;
+        }
+        names = rest;
+    }
+    false
+}
+
+const fn same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([first, one_rest @ ..], [second, other_rest @ ..]) = (one, other) {
+        if *first != *second {
+            return false;
+        }
+        (one, other) = (one_rest, other_rest);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 /// Makes one filter of several, without touching any of them: `pub mod name: Type = "name" { key: Filter, … }`.
 ///
 /// The configuration has a key per filter, `{"trace_id": {…}, "stamp": {…}}`; one that is left out costs nothing, and a
@@ -158,14 +180,21 @@ macro_rules! compose {
             impl Filter for $suite {
                 const NAME: &'static str = $title;
                 const PHASES: Phases = Phases::NONE$(.and(<$filter>::PHASES))+;
-                const SHARED: &'static [&'static str] = &{
-                    let (mut shared, mut count) = ([""; 0$(+ <$filter>::SHARED.len())+], 0);
-                    $(let mut index = 0;
-                    while index < <$filter>::SHARED.len() {
-                        shared[count] = <$filter>::SHARED[index];
-                        (index, count) = (index + 1, count + 1);
-                    })+
-                    shared
+                const SHARED: &'static [&'static str] = {
+                    // Each once, also where several filters share it.
+                    const NAMES: &([&str; 0$(+ <$filter>::SHARED.len())+], usize) = &{
+                        let (mut names, mut count) = ([""; 0$(+ <$filter>::SHARED.len())+], 0);
+                        $(let mut index = 0;
+                        while index < <$filter>::SHARED.len() {
+                            let name = <$filter>::SHARED[index];
+                            if !$crate::lists(&names, name) {
+                                (names[count], count) = (name, count + 1);
+                            }
+                            index += 1;
+                        })+
+                        (names, count)
+                    };
+                    NAMES.0.split_at(NAMES.1).0
                 };
                 type Config = Config;
                 type State = State;
@@ -221,7 +250,7 @@ macro_rules! compose {
                 }
 
                 fn response_headers(&self, cx: &mut Context<'_, Self>, headers: &mut Headers<'_>) -> Flow {
-                    $crate::compose!(@reverse self cx headers $($name $filter,)+);
+                    $crate::compose!(@reverse response_headers (self cx headers) $($name $filter,)+);
                     Flow::Continue
                 }
 
@@ -243,18 +272,12 @@ macro_rules! compose {
 
                 fn response_body(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) -> Pass {
                     let mut pass = Pass::On;
-                    $(if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &self.$name
-                        && filter.response_body(&mut $crate::compose!(@context cx $name), body) == Pass::Hold
-                    {
-                        pass = Pass::Hold;
-                    })+
+                    $crate::compose!(@reverse response_body (self cx body pass) $($name $filter,)+);
                     pass
                 }
 
                 fn response_trailers(&self, cx: &mut Context<'_, Self>, body: &Body<'_>) {
-                    $(if <$filter>::PHASES.has(Phases::RESPONSE_TRAILERS) && let Some(filter) = &self.$name {
-                        filter.response_trailers(&mut $crate::compose!(@context cx $name), body);
-                    })+
+                    $crate::compose!(@reverse response_trailers (self cx body) $($name $filter,)+);
                 }
 
                 fn connection(&self, cx: &mut Context<'_, Self>) {
@@ -297,9 +320,25 @@ macro_rules! compose {
             }
         }
     };
-    (@reverse $self:ident $cx:ident $headers:ident) => {};
-    (@reverse $self:ident $cx:ident $headers:ident $name:ident $filter:ty, $($rest:tt)*) => {
-        $crate::compose!(@reverse $self $cx $headers $($rest)*);
+    (@response_headers ($self:ident $cx:ident $headers:ident) $name:ident $filter:ty) => {
         $crate::compose!(@headers response_headers RESPONSE_HEADERS $self $cx $headers $name $filter);
+    };
+    (@response_body ($self:ident $cx:ident $body:ident $pass:ident) $name:ident $filter:ty) => {
+        if <$filter>::PHASES.has(Phases::RESPONSE_BODY) && let Some(filter) = &$self.$name
+            && filter.response_body(&mut $crate::compose!(@context $cx $name), $body) == Pass::Hold
+        {
+            $pass = Pass::Hold;
+        }
+    };
+    (@response_trailers ($self:ident $cx:ident $body:ident) $name:ident $filter:ty) => {
+        if <$filter>::PHASES.has(Phases::RESPONSE_TRAILERS) && let Some(filter) = &$self.$name {
+            filter.response_trailers(&mut $crate::compose!(@context $cx $name), $body);
+        }
+    };
+    // The first of the list last.
+    (@reverse $method:ident $with:tt) => {};
+    (@reverse $method:ident $with:tt $name:ident $filter:ty, $($rest:tt)*) => {
+        $crate::compose!(@reverse $method $with $($rest)*);
+        $crate::compose!(@$method $with $name $filter);
     };
 }

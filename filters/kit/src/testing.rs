@@ -301,9 +301,76 @@ pub fn native<F: Filter>() -> Rc<dyn Code> {
     Rc::new(Native::<F>(Worker::default()))
 }
 
+/// A module of several filters that has to stand in for that of each: its name in `TEST_AS`. Then what a test loads from
+/// `dist` is that module, with the configuration under the filter's key, and all else of the test stays as it is.
+fn stands_in() -> Option<String> {
+    std::env::var("TEST_AS").ok().filter(|name| !name.is_empty())
+}
+
+/// The key of a filter in the configuration of a module of several.
+fn key(filter: &str) -> String {
+    filter.replace('-', "_")
+}
+
+/// A line about a refused configuration, in the filter's own words: where a module of several stands in for its own, that
+/// one says its name first and the filter's key in the path, and both are taken out again; and so is where a text is no
+/// JSON, which the key in front of it moves.
+///
+/// # Panics
+/// When such a module does not name the filter.
+pub fn refusal(filter: &str, said: &str) -> String {
+    let Some(stand_in) = stands_in().filter(|name| name != filter) else { return said.into() };
+    let refused = |name: &str, place: &str| format!("{name}: configuration refused at `{place}");
+    let (key, top) = (key(filter), "(top level)`");
+    let mut own = String::new();
+    for (at, part) in said.split(&refused(&stand_in, "")).enumerate() {
+        let within = part.strip_prefix(&*key).map(|rest| (rest.strip_prefix('.'), rest.strip_prefix('`')));
+        own.push_str(&match within {
+            _ if at == 0 => String::from(part),
+            Some((Some(place), _)) => refused(filter, place),
+            Some((_, Some(rest))) => refused(filter, &[top, rest].concat()),
+            // It has no path yet.
+            _ if part.starts_with(top) => refused(filter, part),
+            _ => panic!("{stand_in} does not name `{key}`: {part}"),
+        });
+    }
+    match own.split_once("is not JSON (").and_then(|(before, rest)| Some((before, rest.split_once(')')?.1))) {
+        Some((before, after)) => format!("{before}is not JSON{after}"),
+        None => own,
+    }
+}
+
+/// A module that stands in for a filter's own.
+struct StandIn {
+    module: Rc<dyn Code>,
+    key: String,
+}
+
+impl Code for StandIn {
+    fn identity(&self) -> u64 {
+        self.module.identity()
+    }
+    fn start(&self, host: emulator::Host) -> Result<Box<dyn Guest>, String> {
+        self.module.start(host)
+    }
+    fn configuration(&self, given: &[u8]) -> Rc<[u8]> {
+        let given = if given.trim_ascii().is_empty() { b"{}" } else { given };
+        [format!("{{\"{}\": ", self.key).as_bytes(), given, b"}"].concat().into()
+    }
+}
+
 fn read(module: &str) -> Rc<dyn Code> {
-    let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(module);
-    emulator::Module::read(path).unwrap_or_else(|why| panic!("{why}: run `make modules`"))
+    let read = |module: &str| -> Rc<dyn Code> {
+        let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(module);
+        emulator::Module::read(path).unwrap_or_else(|why| panic!("{why}: run `make modules`"))
+    };
+    let filter = module.strip_prefix("dist/").and_then(|file| file.strip_suffix(".wasm"));
+    match (filter, stands_in()) {
+        (Some(filter), Some(name)) if filter != name => {
+            Rc::new(StandIn { module: read(&format!("dist/{name}.wasm")), key: key(filter) })
+        }
+        _ => read(module),
+    }
 }
 
 /// A host without a filter, to test what works with one; and the proxy that it belongs to.
@@ -382,7 +449,9 @@ impl<F: Filter> Proxy<F> {
         let (native, proxy) = sides.next().expect("there is a native side");
         for (module, beside) in sides {
             assert_eq!(native, module, "the module is on the right");
-            proxy.same_as(beside).unwrap_or_else(|why| panic!("natively, and as a module: {why}"));
+            proxy
+                .same_as(beside, |line| refusal(F::NAME, line))
+                .unwrap_or_else(|why| panic!("natively, and as a module: {why}"));
         }
         native
     }

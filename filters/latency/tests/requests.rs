@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use emulator::{Code, Exchange, HttpStream, Message, Peer, Plugin, Proxy, pairs};
-use kit::testing::both;
+use kit::testing::{both, refusal};
 use latency::Latency;
 
 const MS: Duration = Duration::from_millis(1);
@@ -445,8 +445,8 @@ fn a_wrong_configuration_says_where_and_what_would_be_right() {
             (r#"{"role": "middle"}"#, "at `role`: is not known, give one of alone, outer, inner"),
         ] {
             assert!(proxy.push("in", [plugin(wrong)]).is_err(), "{wrong}");
-            let log = proxy.log();
-            assert!(log.last().unwrap().text.contains(said), "{wrong}: {:?}", log.last());
+            let line = refusal("latency", &proxy.log().last().unwrap().text);
+            assert!(line.contains(said), "{wrong}: {line}");
         }
     });
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use emulator::{Code, Exchange, Fault, Message, Plugin, Proxy};
-use kit::testing::both;
+use kit::testing::{both, refusal};
 use log_scrub::LogScrub;
 
 const MODULE: &str = "dist/log-scrub.wasm";
@@ -37,7 +37,7 @@ fn refused(configuration: &str) -> String {
         let plugin = Plugin::new("log-scrub", &code).configuration(configuration);
         assert!(proxy.push("in", [plugin]).is_err(), "{how}: {configuration} is taken");
         let lines: Vec<String> = proxy.log().into_iter().map(|line| line.text).collect();
-        lines.into_iter().find(|line| line.contains("refused")).unwrap_or_default()
+        refusal("log-scrub", &lines.into_iter().find(|line| line.contains("refused")).unwrap_or_default())
     });
     assert_eq!(said[0], said[1]);
     said[0].clone()
@@ -322,7 +322,7 @@ fn the_key_comes_from_the_environment() {
         assert_eq!(state(&done, "path").unwrap(), "/[us_ssn_d1be6505f2b72976]", "{how}");
         for (key, problem) in [(None, "is no variable of the environment"), (Some("short"), "is too short")] {
             let (proxy, taken) = with(&code, key);
-            let said: Vec<String> = proxy.log().into_iter().map(|line| line.text).collect();
+            let said: Vec<String> = proxy.log().iter().map(|line| refusal("log-scrub", &line.text)).collect();
             assert!(
                 !taken && said.iter().any(|line| line.contains(&format!("at `hmac_key_env`: {problem}"))),
                 "{how}: {said:?}"

@@ -4,8 +4,12 @@
 //!
 //! 1. trace-id, so that whatever becomes of a request has a trace.
 //! 2. latency, so that what the breaker turns away is counted and timed like everything else.
-//! 3. log-scrub, which sees the headers as they came and leaves its copies also of what is turned away.
-//! 4. circuit-breaker, next to the upstream: it decides when all others know of the request, and an answer meets it first.
+//! 3. log-scrub, so that a header which it cleans on its way upstream is clean where it becomes the name of a resource,
+//!    and with it a label and a line of the log.
+//! 4. circuit-breaker, next to the upstream: it decides when all others know of the request, and an answer meets it first,
+//!    as the upstream gave it.
+//!
+//! Answers meet them in the reverse order. Logs are written in this one, so that log-scrub's line has the trace.
 #![no_std]
 
 use circuit_breaker::CircuitBreaker;

@@ -19,6 +19,12 @@ pub trait Code {
     /// # Errors
     /// Why the proxy would refuse it.
     fn start(&self, host: Host) -> Result<Box<dyn Guest>, String>;
+
+    /// What a plugin of this code is handed as its configuration, where its user gave this: the same, unless the code
+    /// stands in for other code.
+    fn configuration(&self, given: &[u8]) -> Rc<[u8]> {
+        Rc::from(given)
+    }
 }
 
 /// The inside of a VM.
@@ -82,7 +88,7 @@ impl Plugin {
             vm_id: String::new(),
             vm_configuration: Rc::from([]),
             environment: Rc::from([]),
-            configuration: Rc::from([]),
+            configuration: code.configuration(&[]),
             failure: FailurePolicy::Closed,
             backoff: Duration::from_secs(1),
             stop_iteration: false,
@@ -91,7 +97,7 @@ impl Plugin {
 
     /// Its configuration.
     pub fn configuration(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.configuration = Rc::from(bytes.as_ref());
+        self.configuration = self.code.configuration(bytes.as_ref());
         self
     }
 

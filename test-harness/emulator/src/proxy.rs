@@ -672,15 +672,20 @@ impl Proxy {
     }
 
     /// Whether another proxy, that went through the same, is in the same state: log, metrics, shared data.
+    /// Lines of the logs are compared as `said` reads them.
     ///
     /// # Errors
     /// The first thing in which they differ.
-    pub fn same_as(&self, other: &Self) -> Result<(), String> {
+    pub fn same_as(&self, other: &Self, said: impl Fn(&str) -> String) -> Result<(), String> {
         let (one, two) = (self.0.borrow(), other.0.borrow());
-        if one.log != two.log {
-            let at = one.log.iter().zip(&two.log).position(|(one, two)| one != two);
-            let at = at.unwrap_or(one.log.len().min(two.log.len()));
-            return Err(format!("log line {at}: {:?}\n    and {:?}", one.log.get(at), two.log.get(at)));
+        let lines = |log: &[LogLine]| -> Vec<LogLine> {
+            log.iter().map(|line| LogLine { text: said(&line.text), ..line.clone() }).collect()
+        };
+        let (log, other) = (lines(&one.log), lines(&two.log));
+        if log != other {
+            let at = log.iter().zip(&other).position(|(one, two)| one != two);
+            let at = at.unwrap_or(log.len().min(other.len()));
+            return Err(format!("log line {at}: {:?}\n    and {:?}", log.get(at), other.get(at)));
         }
         if one.metrics != two.metrics {
             return Err(format!("metrics: {:#?}\n    and {:#?}", one.metrics, two.metrics));

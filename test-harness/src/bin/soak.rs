@@ -18,7 +18,33 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Every filter that is shipped.
 fn subjects() -> Vec<Subject> {
-    vec![trace_id(), latency(), log_scrub(), circuit_breaker()]
+    vec![trace_id(), latency(), log_scrub(), circuit_breaker(), suite()]
+}
+
+/// All four at once, each as it changes by itself.
+fn suite() -> Subject {
+    Subject {
+        name: "suite",
+        right: |number| {
+            json!({
+                "trace_id": (trace_id().right)(number),
+                "latency": (latency().right)(number),
+                "log_scrub": (log_scrub().right)(number),
+                "circuit_breaker": (circuit_breaker().right)(number),
+            })
+        },
+        wrong: |number| match number % 4 {
+            0 => json!({ "trace_id": (trace_id().wrong)(number) }),
+            1 => json!({ "latency": (latency().wrong)(number) }),
+            2 => json!({ "log_scrub": (log_scrub().wrong)(number) }),
+            _ => json!({ "circuit_breaker": (circuit_breaker().wrong)(number) }),
+        },
+        request: log_scrub().request.header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01")),
+        check: |response| {
+            (trace_id().check)(response)?;
+            (latency().check)(response)
+        },
+    }
 }
 
 fn circuit_breaker() -> Subject {

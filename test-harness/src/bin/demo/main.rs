@@ -12,6 +12,7 @@
 mod circuit_breaker;
 mod latency;
 mod log_scrub;
+mod suite;
 mod tour;
 mod trace_id;
 
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use test_harness::{Envoy, Upstream};
+use test_harness::{Envoy, Listener, Upstream};
 use tokio::signal::unix::{SignalKind, signal};
 use tour::Tour;
 
@@ -44,6 +45,18 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// All of them, trace-id's first: a push replaces the whole.
+fn listeners() -> Result<Vec<Listener>> {
+    let all = [
+        trace_id::listeners()?,
+        latency::listeners()?,
+        log_scrub::listeners()?,
+        circuit_breaker::listeners()?,
+        suite::listeners()?,
+    ];
+    Ok(all.concat())
+}
+
 async fn walk(keep: bool) -> Result<()> {
     let upstream = Upstream::start().await?;
     let thresholds = circuit_breaker::thresholds().await?;
@@ -55,9 +68,7 @@ async fn walk(keep: bool) -> Result<()> {
     for (tag, regex) in tags.into_iter().collect::<BTreeMap<_, _>>() {
         builder = builder.stats_tag(&tag, &regex);
     }
-    let listeners =
-        [trace_id::listeners()?, latency::listeners()?, log_scrub::listeners()?, circuit_breaker::listeners()?];
-    for listener in listeners.concat() {
+    for listener in listeners()? {
         builder = builder.listener(listener);
     }
     let envoy = builder.start().await?;
@@ -66,9 +77,10 @@ async fn walk(keep: bool) -> Result<()> {
     latency::tour(&tour).await?;
     log_scrub::tour(&tour).await?;
     circuit_breaker::tour(&tour, &thresholds).await?;
+    suite::tour(&tour).await?;
     if keep {
         let lines = [trace_id::to_try(&envoy), latency::to_try(&envoy), log_scrub::to_try(&envoy)].concat();
-        tour.kept(&[lines, circuit_breaker::to_try(&envoy, &thresholds)].concat());
+        tour.kept(&[lines, circuit_breaker::to_try(&envoy, &thresholds), suite::to_try(&envoy)].concat());
         std::future::pending::<()>().await;
     }
     envoy.stop().await?;

@@ -71,13 +71,7 @@ pub(crate) async fn tour(tour: &Tour<'_>) -> Result<()> {
         "A wrong configuration is refused, the old one goes on",
         "The refusal says where, and what would be right.",
     );
-    let mut pushed = [
-        listeners()?,
-        crate::latency::listeners()?,
-        crate::log_scrub::listeners()?,
-        crate::circuit_breaker::listeners()?,
-    ]
-    .concat();
+    let mut pushed = crate::listeners()?;
     pushed[0] = listener("b3", json!({ "inject": ["b3"], "sampling": { "root": "ratio", "ratio": 25 } }))?;
     tour.row("pushed", r#"{"inject": ["b3"], "sampling": {"root": "ratio", "ratio": 25}}"#);
     tour.envoy.push(pushed).await?.rejected()?;
