@@ -241,9 +241,9 @@ pub(crate) fn all() -> Result<Vec<Deployed>> {
             "suite",
             "is trace-id, latency, log-scrub and circuit-breaker in one module",
             (
-                Position::First(1000),
-                "As early as can be, for trace-id, latency and log-scrub. The breaker is early with them: what the mesh's \
-                 own filters answer behind it, such as 403, counts for it like the upstream's.",
+                Position::Last,
+                "No phase and no priority, which is less than any: last before the router, for the breaker in it. What the mesh's \
+                 own filters turn away has no trace of it and is in no numbers; where that counts, take the filters one by one.",
             ),
             (
                 Mode::Both,
