@@ -199,3 +199,72 @@ fn stray(files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>> {
     }
     Ok(stray)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_the_tag() {
+        let layout = tempfile::tempdir().unwrap();
+        assert_eq!(digest(layout.path(), "1.0.0").unwrap(), None);
+        let write = |digest: &str| {
+            let entry = |tag: &str, digest: &str| serde_json::json!({ "digest": digest, "annotations": { "org.opencontainers.image.ref.name": tag } });
+            let other = format!("sha256:{}", "b".repeat(64));
+            let index = serde_json::json!({ "manifests": [entry("1.0.0-artifact", &other), entry("1.0.0", digest)] });
+            fs::write(layout.path().join("index.json"), index.to_string()).unwrap();
+        };
+        write(&format!("sha256:{}", "a".repeat(64)));
+        assert_eq!(digest(layout.path(), "1.0.0").unwrap(), Some("a".repeat(64)));
+        assert_eq!(digest(layout.path(), "2.0.0").unwrap(), None);
+        write("sha512:00");
+        assert!(digest(layout.path(), "1.0.0").is_err());
+    }
+
+    #[test]
+    fn what_is_no_registry_or_version_is_refused() {
+        assert_eq!(registry_of("localhost:5000/a/").unwrap(), "localhost:5000/a");
+        for wrong in ["", "https://a", "oci://a/b", "a b", "a\nb", "{{ a }}"] {
+            assert!(registry_of(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(version_of("1.2.3-rc.1").unwrap(), "1.2.3-rc.1");
+        for wrong in ["", "1 2", "v1:2", "\"", &"1".repeat(129)] {
+            assert!(version_of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_release_with_digests_has_them_in_every_resource() {
+        let of = digest_of;
+        let digests = SHIPPED.iter().map(|(name, _)| ((*name).to_owned(), of(name))).collect();
+        let release = Release { version: "9.8.7".into(), registry: "localhost:5000/a".into(), digests };
+        let mut seen = 0;
+        for (path, text) in generate(&release).unwrap() {
+            let Some((name, _)) =
+                SHIPPED.iter().find(|(name, _)| text.contains(&format!("localhost:5000/a/{name}:9.8.7")))
+            else {
+                continue;
+            };
+            assert!(text.contains(&format!("sha256: \"{}\"", of(name))), "{}", path.display());
+            seen += 1;
+        }
+        // Three resources of Istio and one of Envoy Gateway for each.
+        assert_eq!(seen, 4 * SHIPPED.len());
+        let values = generate(&release).unwrap().into_iter().find(|(path, _)| path.ends_with("values.yaml")).unwrap().1;
+        assert!(SHIPPED.iter().all(|(name, _)| values.contains(&of(name))), "{values}");
+        assert!(values.contains("version: \"9.8.7\"") && values.contains("registry: \"localhost:5000/a\""), "{values}");
+    }
+
+    /// Another for each name.
+    fn digest_of(name: &str) -> String {
+        name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>().chars().cycle().take(64).collect()
+    }
+
+    #[test]
+    fn what_is_not_generated_is_stray() {
+        let files = generate(&Release::read().unwrap()).unwrap();
+        assert_eq!(stray(&files).unwrap(), Vec::<PathBuf>::new());
+        let (gone, rest) = files.split_first().unwrap();
+        assert_eq!(stray(rest).unwrap(), vec![gone.0.clone()]);
+    }
+}

@@ -75,7 +75,7 @@ mod tests {
         let written = block(&value, 2);
         let read: Value = serde_saphyr::from_str(&written).unwrap_or_else(|why| panic!("{why}\n{written}"));
         assert_eq!(read, value, "{written}");
-        assert!(written.contains("\n  i: /rules\n") && written.contains("n: \"5s\""), "{written}");
+        assert!(written.contains("\n  i: /rules\n") && written.contains("\"n\": \"5s\""), "{written}");
     }
 
     #[test]
