@@ -119,7 +119,11 @@ pub(crate) fn extension(filter: &Deployed, kind: Kind, fill: &dyn Fill) -> Strin
     out.push_str(&comment(filter.why_there, 2));
     out.push_str(&match filter.position {
         Position::First(priority) => format!("  phase: AUTHN\n  priority: {priority}\n"),
-        Position::Last => format!("  phase: {unset}\n"),
+        Position::Last => {
+            let why = "No phase and no priority, which is less than any number: of all extensions the last. Fault injection is behind it \
+                in sidecars and gateways: what that aborts counts like an answer of the upstream.";
+            format!("{}  phase: {unset}\n", comment(why, 2))
+        }
     });
     let indent = if kind == Kind::TrafficExtension {
         out.push_str("  wasm:\n");

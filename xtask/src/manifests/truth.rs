@@ -230,8 +230,8 @@ pub(crate) fn all() -> Result<Vec<Deployed>> {
             "stops sending requests to an upstream that is slow or failing",
             (
                 Position::Last,
-                "No phase and no priority, which is less than any: last before the router, so that who is not allowed in \
-                 is no probe, and what other filters answer is not taken for the upstream's.",
+                "Late: behind authentication and authorization, so that who is not allowed in is no probe, and what they answer is \
+                 not taken for the upstream's.",
             ),
             (Mode::Client, "What the workload calls: breakers stand before upstreams."),
             "nothing is broken, every request goes upstream",
@@ -242,8 +242,8 @@ pub(crate) fn all() -> Result<Vec<Deployed>> {
             "is trace-id, latency, log-scrub and circuit-breaker in one module",
             (
                 Position::Last,
-                "No phase and no priority, which is less than any: last before the router, for the breaker in it. What the mesh's \
-                 own filters turn away has no trace of it and is in no numbers; where that counts, take the filters one by one.",
+                "Late, for the breaker in it: what the mesh's own filters turn away has no trace of it and is in no numbers. Where that \
+                 counts, take the filters one by one.",
             ),
             (
                 Mode::Both,
