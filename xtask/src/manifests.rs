@@ -121,12 +121,12 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn version_of(text: &str) -> Result<String> {
-    // A tag, and, in a chart, a version.
+    // An image's tag, and a chart's version, which has three numbers.
     let tag = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    ensure!(
-        !text.is_empty() && text.len() <= 128 && text.bytes().all(tag),
-        "`{text}` is no version: give one such as 1.2.3"
-    );
+    let (numbers, _) = text.split_once('-').unwrap_or((text, ""));
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let three = numbers.split('.').count() == 3 && numbers.split('.').all(number);
+    ensure!(three && text.len() <= 128 && text.bytes().all(tag), "`{text}` is no version: give one such as 1.2.3");
     Ok(text.to_owned())
 }
 
@@ -172,9 +172,13 @@ fn generate(release: &Release) -> Result<Vec<(PathBuf, String)>> {
     files.extend(
         chart::files(&filters, release)?.into_iter().map(|(path, text)| (istio.join("chart").join(path), text)),
     );
+    let made = "Made by `make manifests`; what it says is in xtask/src/manifests/truth.rs.";
     for (path, text) in &mut files {
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            text.insert_str(0, "# Made by `make manifests`; what it says is in xtask/src/manifests/truth.rs.\n");
+        if path.parent().is_some_and(|folder| folder.ends_with("chart/templates")) {
+            // Nothing is rendered of it, so that what is left out leaves nothing.
+            text.insert_str(0, &format!("{{{{- /* {made} */ -}}}}\n"));
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            text.insert_str(0, &format!("# {made}\n"));
         }
     }
     Ok(files)
@@ -228,7 +232,7 @@ mod tests {
             assert!(registry_of(wrong).is_err(), "{wrong}");
         }
         assert_eq!(version_of("1.2.3-rc.1").unwrap(), "1.2.3-rc.1");
-        for wrong in ["", "1 2", "v1:2", "\"", &"1".repeat(129)] {
+        for wrong in ["", "latest", "1.2", "v1.2.3", "1.2.3+4", "1.2.3-\"", &format!("1.2.3-{}", "1".repeat(129))] {
             assert!(version_of(wrong).is_err(), "{wrong}");
         }
     }
