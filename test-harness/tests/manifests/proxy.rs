@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 use test_harness::{
     AccessLog, ConfigMap, Envoy, H2, HttpFilter, Listener, Nginx, PATIENCE, Request, Route, Upstream, eventually,
     module, root,
@@ -99,41 +100,102 @@ fn envoy_with(chain: Vec<Value>) -> test_harness::envoy::Builder {
     Envoy::builder().listener(Listener::http("in").merge_hcm(json!({ "http_filters": chain })))
 }
 
-/// Delivered on its own, as istiod and the agent do it: first what the agent puts in its place when a pull failed, which the
-/// filter has to allow for, then the module.
+/// A chain in which a filter's configuration is delivered on its own, as istiod and the agent do it: a file in place of
+/// istiod.
+struct Delivered {
+    home: TempDir,
+    chain: Vec<Value>,
+    extension: Value,
+}
+
+impl Delivered {
+    fn new() -> Result<Self> {
+        let resource = built("trace-id", "EnvoyFilter", "sidecar").remove(0);
+        let (mut chain, extension) = insert(&resource, chain(), "SIDECAR_INBOUND");
+        let home = tempfile::tempdir()?;
+        let source = &mut chain[0]["config_discovery"]["config_source"];
+        assert_eq!(source.as_object_mut().unwrap().remove("ads"), Some(json!({})));
+        let watched = json!({ "path": home.path() });
+        source["path_config_source"] = json!({ "path": home.path().join("extension"), "watched_directory": watched });
+        Ok(Self { home, chain, extension })
+    }
+
+    fn deliver(&self, typed: &Value) -> Result<()> {
+        let kind = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+        let extension = json!({ "@type": kind, "name": self.extension["name"], "typed_config": typed });
+        let new = self.home.path().join("new");
+        fs::write(&new, json!({ "resources": [extension] }).to_string())?;
+        Ok(fs::rename(new, self.home.path().join("extension"))?)
+    }
+
+    /// What the agent makes of it.
+    fn module(&self) -> Value {
+        pulled(self.extension.clone(), "trace-id")["typed_config"].clone()
+    }
+
+    /// The same with a configuration that is refused, under this policy.
+    fn refused(&self, policy: &str) -> Value {
+        let mut typed = self.module();
+        typed["config"]["configuration"]["value"] = json!("{\"injekt\":[]}");
+        typed["config"]["failure_policy"] = json!(policy);
+        typed
+    }
+
+    async fn start(&self, upstream: &Upstream) -> Result<Envoy> {
+        let listener =
+            Listener::http("in").merge_hcm(json!({ "http_filters": self.chain })).route(Route::cluster("up"));
+        Envoy::builder().cluster("up", upstream.addr()).listener(listener).start().await
+    }
+
+    /// Delivers the module, and waits until a request has met it.
+    async fn recovers(&self, envoy: &Envoy, upstream: &Upstream) -> Result<()> {
+        self.deliver(&self.module())?;
+        eventually("the module", PATIENCE, async || {
+            envoy.get("in", "/", ()).await.map_err(|why| why.to_string())?;
+            let last = upstream.take().pop();
+            let met = last.as_ref().is_some_and(|request| request.headers.has("traceparent"));
+            if met { Ok(()) } else { Err(format!("{last:?}")) }
+        })
+        .await
+    }
+}
+
+const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+
+/// First what the agent puts in its place when a pull failed, which the filter has to allow for, then the module.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_pull_is_survived_and_the_module_follows() -> Result<()> {
-    let home = tempfile::tempdir()?;
-    let (file, resource) = (home.path().join("extension.json"), built("trace-id", "EnvoyFilter", "sidecar").remove(0));
-    let deliver = |extension: &Value| -> Result<()> {
-        let mut extension = extension.clone();
-        extension["@type"] = json!("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
-        let new = home.path().join("new");
-        fs::write(&new, json!({ "resources": [extension] }).to_string())?;
-        Ok(fs::rename(new, &file)?)
-    };
-    let (mut chain, extension) = insert(&resource, chain(), "SIDECAR_INBOUND");
-    let rbac = |rules: Value| {
-        json!({
-            "name": extension["name"],
-            "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC", "rules": rules },
-        })
-    };
-    deliver(&rbac(json!({})))?;
-    let source = &mut chain[0]["config_discovery"]["config_source"];
-    assert_eq!(source.as_object_mut().unwrap().remove("ads"), Some(json!({})));
-    source["path_config_source"] = json!({ "path": file, "watched_directory": { "path": home.path() } });
-    let upstream = Upstream::start().await?;
-    let listener = Listener::http("in").merge_hcm(json!({ "http_filters": chain })).route(Route::cluster("up"));
-    let envoy = Envoy::builder().cluster("up", upstream.addr()).listener(listener).start().await?;
+    let (delivered, upstream) = (Delivered::new()?, Upstream::start().await?);
+    delivered.deliver(&json!({ "@type": RBAC, "rules": {} }))?;
+    let envoy = delivered.start(&upstream).await?;
     assert_eq!(envoy.get("in", "/", ()).await?.status, 403, "denied by what the agent puts there with FAIL_RELOAD");
-    deliver(&pulled(extension, "trace-id"))?;
-    eventually("the module", PATIENCE, async || {
-        let response = envoy.get("in", "/", ()).await.map_err(|why| why.to_string())?;
-        if response.status == 200 { Ok(()) } else { Err(response.status.to_string()) }
-    })
-    .await?;
-    assert!(upstream.take().pop().unwrap().headers.has("traceparent"));
+    delivered.recovers(&envoy, &upstream).await
+}
+
+/// No policy helps against it, so the EnvoyFilters bring something that stands there until then. A WasmPlugin and a
+/// TrafficExtension cannot: istiod makes of them the same without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_configuration_that_is_refused_lets_all_pass_only_with_a_default() -> Result<()> {
+    for policy in ["FAIL_RELOAD", "FAIL_OPEN"] {
+        for (with_default, status) in [(true, 200), (false, 500)] {
+            let (mut delivered, upstream) = (Delivered::new()?, Upstream::start().await?);
+            if !with_default {
+                let discovery = delivered.chain[0]["config_discovery"].as_object_mut().unwrap();
+                assert_eq!(discovery.remove("default_config"), Some(json!({ "@type": RBAC })));
+            }
+            delivered.deliver(&delivered.refused(policy))?;
+            let envoy = delivered.start(&upstream).await?;
+            assert_eq!(envoy.get("in", "/", ()).await?.status, status, "{policy}, default: {with_default}");
+            envoy.wait_for_log("configuration refused at `injekt`", PATIENCE).await?;
+            delivered.recovers(&envoy, &upstream).await?;
+            // Once there was one that it took, a wrong one changes nothing.
+            delivered.deliver(&delivered.refused(policy))?;
+            let rejected = "extension_config_discovery.http_filter.mesh-filters.trace-id.update_rejected";
+            envoy.wait_for_counter(rejected, 2).await?;
+            assert_eq!(envoy.get("in", "/", ()).await?.status, 200, "{policy}");
+            assert!(upstream.take().pop().unwrap().headers.has("traceparent"));
+        }
+    }
     Ok(())
 }
 

@@ -136,7 +136,12 @@ pub(crate) fn extension(filter: &Deployed, kind: Kind, fill: &dyn Fill) -> Strin
     out.push_str(&format!("{pad}imagePullPolicy: IfNotPresent\n{}", fill.pull(indent)));
     out.push_str(&comment(&failure(filter, kind), indent));
     out.push_str(&format!("{pad}failStrategy: {}\n", fill.on_failure(kind)));
-    out.push_str(&format!("{pad}# What is not known is refused: filters/{}/README.md has all of it.\n", filter.name));
+    let refused = format!(
+        "What is not known is refused: the configuration before goes on serving, but a proxy that has had none answers every \
+         request with 500, whatever the strategy. filters/{}/README.md and schema.json have all of it.",
+        filter.name
+    );
+    out.push_str(&comment(&refused, indent));
     out.push_str(&format!("{pad}pluginConfig:\n{}", fill.configuration(indent.saturating_add(2))));
     out
 }
@@ -223,10 +228,12 @@ pub(crate) fn insertion(filter: &Deployed, context: &str) -> String {
          filter:\n              name: envoy.filters.network.http_connection_manager\n{sub}      patch:\n        \
          operation: {operation}\n        value:\n          name: {resource}\n          config_discovery:\n            \
          config_source:\n              ads: {{}}\n              resource_api_version: V3\n              \
-         # No request before it is there.\n              initial_fetch_timeout: 0s\n            type_urls:\n              \
+         # No listener before an answer is there.\n              initial_fetch_timeout: 0s\n            type_urls:\n              \
          - type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm\n              \
          # What the agent puts in its place when the module cannot be pulled.\n              \
-         - type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n"
+         - type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n            \
+         # Until there is a configuration that it takes, it lets all pass; else every request would get 500.\n            \
+         default_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n"
     )
 }
 
