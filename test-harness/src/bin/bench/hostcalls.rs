@@ -29,7 +29,7 @@ const CALLS: [(&str, &str, &str); 14] = [
 
 pub(crate) fn arms() -> Result<Vec<Arm>> {
     let module = |config| Ok::<_, anyhow::Error>(wasm("hostcalls")?.config(config));
-    let empty = Arm::new(GROUP, "no hostcall, five callbacks").filter(module(json!({}))?);
+    let empty = Arm::new(GROUP, "no hostcall, six callbacks").filter(module(json!({}))?);
     let of = |(phase, call, name): (&str, &str, &str)| {
         let (with, without) = (module(json!({ phase: { call: TIMES } }))?, module(json!({}))?);
         Ok(Arm::new(GROUP, name).filter(with).less(without, TIMES))

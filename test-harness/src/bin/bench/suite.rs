@@ -42,6 +42,10 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
         arm(EMPTY_ALONE).filter(wasm("noop-sdk")?).headline(),
         arm(HOSTCALLS).filter(floor).versus(EMPTY_ALONE).headline(),
         suite("the same suite beside one that is empty")?.versus(EMPTY_ALONE).goal(2.0).headline(),
+        arm("suite, what can be left out left out, alone")
+            .filter(wasm("suite")?.config(configuration("suite-lean")?))
+            .versus(PLAIN_ALONE)
+            .ours(),
         arm("suite, nothing on, alone").filter(wasm("suite")?).versus(EMPTY_ALONE).ours(),
         plain(PLAIN_ALONE_UPSTREAM)?.upstream(),
         quarter(suite("suite, all four on, alone, upstream")?.upstream(), PLAIN_ALONE_UPSTREAM),
