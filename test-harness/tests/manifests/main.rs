@@ -535,3 +535,33 @@ fn every_manifest_names_the_image_of_the_release() {
     }
     assert!(seen > 100, "{seen}");
 }
+
+/// The page that a stranger follows.
+#[test]
+fn what_the_readme_names_is_there() {
+    let page = fs::read_to_string(root().join("istio/README.md")).unwrap();
+    let mut seen = 0;
+    // But for Istio's own chart.
+    let names = page.split_whitespace().map(|word| word.trim_matches(['`', '.', ',', ':', ';', ')', '(']));
+    for name in names.filter(|word| word.starts_with("istio/") && *word != "istio/istiod" && !word.contains('<')) {
+        assert!(root().join(name).exists(), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen}");
+    let strategy = |kind: &str| built("trace-id", kind, "sidecar").remove(0);
+    // What its table of failures says of the manifests here.
+    assert_eq!(strategy("WasmPlugin")["spec"]["failStrategy"], "FAIL_OPEN");
+    assert_eq!(strategy("TrafficExtension")["spec"]["wasm"]["failStrategy"], "FAIL_OPEN");
+    let policy = strategy("EnvoyFilter").pointer(&format!("{EXTENSION}/config/failure_policy")).cloned();
+    assert_eq!(policy, Some(json!("FAIL_RELOAD")));
+    // And its table of the order.
+    for (filter, priority) in [("trace-id", 1000), ("latency", 900), ("log-scrub", 800)] {
+        let plugin = built(filter, "WasmPlugin", "sidecar").remove(0);
+        assert_eq!((&plugin["spec"]["phase"], &plugin["spec"]["priority"]), (&json!("AUTHN"), &json!(priority)));
+        assert!(page.contains(&format!("{filter} ({priority})")), "{filter}");
+    }
+    for filter in ["circuit-breaker", "suite"] {
+        let plugin = built(filter, "WasmPlugin", "sidecar").remove(0);
+        assert!(plugin["spec"]["phase"] == "UNSPECIFIED_PHASE" && plugin["spec"].get("priority").is_none(), "{filter}");
+    }
+}
