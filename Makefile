@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -75,6 +75,9 @@ fmt: ## Format the code
 
 docs: ## Write what is generated: schemas and the tables of the READMEs
 	@$(CARGO) run --quiet --locked --package xtask -- docs
+
+manifests: ## Write the manifests in istio/, with REGISTRY=<host[:port]/path> VERSION=… and, after `make images`, digests
+	@$(CARGO) run --quiet --locked --package xtask -- manifests $(if $(VERSION),--version "$(VERSION)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules

@@ -1,8 +1,9 @@
 //! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
-//! `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
+//! `manifests` writes the mesh's, `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
 
 mod benchmarks;
 mod docs;
+mod manifests;
 mod matrix;
 mod modules;
 mod plot;
@@ -21,9 +22,13 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         ["modules"] => modules::build(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
+        ["manifests", arguments @ ..] => manifests::run(arguments),
         ["matrix", versions @ ..] => matrix::run(versions),
         ["sizes"] => sizes::run(false),
         ["sizes", "--functions"] => sizes::run(true),
-        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...] | sizes [--functions]"),
+        _ => bail!(
+            "usage: xtask modules | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...] \
+             | sizes [--functions]"
+        ),
     }
 }
