@@ -13,6 +13,7 @@ packaged = $(patsubst test-harness/debian/$(1)/%.txt,$(tools)/$(1)-%/$(1),$(wild
 prometheus := $(call packaged,prometheus)
 nginx := $(call packaged,nginx)
 etcd := $(call packaged,etcd)
+docker-registry := $(call packaged,docker-registry)
 
 export ENVOY_VERSION
 
@@ -27,18 +28,19 @@ endef
 $(eval $(call given,prometheus,PROMETHEUS))
 $(eval $(call given,nginx,NGINX))
 $(eval $(call given,etcd,ETCD))
-servers := $(prometheus) $(nginx) $(etcd)
+$(eval $(call given,docker-registry,DOCKER_REGISTRY))
+servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docs budgets bench soak w3c w3c-checkout wasm-target clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
-	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-11s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
+	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-15s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)
 	@echo
 	@echo "  ENVOY_VERSION=$(ENVOY_VERSION)  the proxy for demo, test, bench and soak; there is $(pinned)"
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  PROMETHEUS=<dir>      with test and test-matrix: take prometheus and promtool from there"
-	@echo "  NGINX=<dir>, ETCD=<dir>  likewise: take nginx from there, and etcd"
+	@echo "  NGINX=<dir>, ETCD=<dir>, DOCKER_REGISTRY=<dir>  likewise: take nginx from there, etcd, docker-registry"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
@@ -50,7 +52,7 @@ test test-matrix: export PROPTEST_RNG_SEED ?= 1
 # What loads a filter's module. With TEST_AS=suite the same tests load the suite in its place, with that filter alone.
 as_suite := requests workers source deviations cases trace_id latency log_scrub circuit_breaker sources prometheus rules lua_twin
 
-test: modules envoy $(servers) ## Set up and run all tests: native, built modules, real Envoy, Prometheus, nginx and etcd
+test: modules envoy $(servers) ## Set up and run all tests: native, built modules, real Envoy, Prometheus, nginx, etcd and registry
 	@$(CARGO) test --locked --workspace
 	@TEST_AS=suite $(CARGO) test --locked --workspace $(as_suite:%=--test %)
 
@@ -64,7 +66,7 @@ fuzz: ## Look for canaries in all that log-scrub lets out, for MINUTES=5 (or CAS
 lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnings, generated files up to date
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --workspace --exclude test-harness --exclude proxy-wasm-emulator --exclude xtask --exclude log-scrub-native --exclude circuit-breaker-native --target wasm32-wasip1 --features module -- -D warnings
+	$(CARGO) clippy --locked --workspace --exclude test-harness --exclude proxy-wasm-emulator --exclude xtask --exclude images --exclude log-scrub-native --exclude circuit-breaker-native --target wasm32-wasip1 --features module -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(CARGO) run --quiet --locked --package xtask -- docs --check
 
@@ -74,12 +76,31 @@ fmt: ## Format the code
 docs: ## Write what is generated: schemas and the tables of the READMEs
 	@$(CARGO) run --quiet --locked --package xtask -- docs
 
+manifests: ## Write the manifests in istio/, with REGISTRY=<host[:port]/path> VERSION=… and, after `make images`, digests
+	@$(CARGO) run --quiet --locked --package xtask -- manifests $(if $(VERSION),--version "$(VERSION)") $(if $(REGISTRY),--registry "$(REGISTRY)")
+
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
 
 sizes: modules ## Say what is in the modules, by crate, and write docs/sizes.json; with FUNCTIONS=1 the largest functions too
 	@$(CARGO) run --quiet --locked --package xtask -- sizes $(if $(FUNCTIONS),--functions)
 	@$(CARGO) run --quiet --locked --package xtask -- docs
+
+images_of = $(CARGO) run --quiet --locked --package images -- $(1) $(if $(VERSION),--version "$(VERSION)")
+pushed = --registry "$(REGISTRY)" $(if $(PLAIN_HTTP),--plain-http) -- $(NAMES)
+
+images: modules ## Make OCI images of the modules in dist/images/, with SBOMs and checksums: VERSION=…, SOURCE=<url>
+	@$(call images_of,build) $(if $(SOURCE),--source "$(SOURCE)") $(if $(REVISION),--revision "$(REVISION)")
+
+push: registry-asked images ## Push them: REGISTRY=<host[:port]/path>, VERSION=…, NAMES="…", SIGN_KEY=<pem>, PLAIN_HTTP=1
+	@$(call images_of,push) $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(pushed)
+
+verify: registry-asked ## Check what was pushed, as the mesh pulls it, and its signatures: REGISTRY=…, KEY=<public pem>
+	@test -n "$(KEY)" || { echo "give KEY=<public key, pem>" >&2; exit 1; }
+	@$(call images_of,verify) --key "$(KEY)" $(pushed)
+
+registry-asked:
+	@test -n "$(REGISTRY)" || { echo "give REGISTRY=<host[:port]/path>, as registry.example.com/filters" >&2; exit 1; }
 
 budgets: modules ## Count what every test case costs, and write test-harness/budgets.toml for review
 	@$(CARGO) run --quiet --locked --package test-harness --bin budgets
@@ -136,11 +157,17 @@ etcd: $(etcd) ## Install the real etcd likewise
 $(tools)/etcd-%/etcd: test-harness/debian/etcd/%.txt
 	@ETCD_UNSUPPORTED_ARCH=arm64 test-harness/debian/install $< $(@D) "etcd --version"
 
+docker-registry: $(docker-registry) ## Install a real registry likewise
+
+$(tools)/docker-registry-%/docker-registry: test-harness/debian/docker-registry/%.txt
+	@test-harness/debian/install $< $(@D) "docker-registry --version"
+
 prometheus-given: programs := prometheus promtool
 nginx-given: programs := nginx
 etcd-given: programs := etcd
-prometheus-given nginx-given etcd-given: variable = $(shell echo $(@:-given=) | tr a-z A-Z)
-prometheus-given nginx-given etcd-given:
+docker-registry-given: programs := docker-registry
+prometheus-given nginx-given etcd-given docker-registry-given: variable = $(shell echo $(@:-given=) | tr a-z- A-Z_)
+prometheus-given nginx-given etcd-given docker-registry-given:
 	@for program in $(programs); do test -x "$($(variable))/$$program" || \
 		{ echo "$(variable) is $($(variable)), and there is no program $$program in it" >&2; exit 1; }; done
 

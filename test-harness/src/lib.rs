@@ -8,6 +8,7 @@
 //! - [`cases`] reads test cases that are data; [`budgets`] counts what they cost.
 //! - [`metrics`] reads the Prometheus text; [`prometheus`] is a real Prometheus that scrapes it, asked in PromQL.
 //! - [`thresholds`] is a source of thresholds that fails and lies as told; [`sources`] are real ones: nginx and etcd.
+//! - [`registry`] is a real registry for images.
 //! - [`mod@bench`] measures what a filter costs, [`soak`] whether it stays well.
 //!
 //! Everything may run in parallel: ports are reserved, and each instance has a directory of its own. Every wait
@@ -52,6 +53,7 @@ pub mod envoy;
 pub mod metrics;
 mod process;
 pub mod prometheus;
+pub mod registry;
 pub mod soak;
 pub mod sources;
 pub mod thresholds;
@@ -62,6 +64,7 @@ pub use client::{H1, H2, Load, Protocol};
 pub use config::{AccessLog, Cluster, HttpFilter, Listener, Route};
 pub use envoy::{Envoy, Verdict};
 pub use prometheus::Prometheus;
+pub use registry::DockerRegistry;
 pub use sources::{ConfigMap, Etcd, Nginx};
 pub use thresholds::Thresholds;
 pub use upstream::{Reply, Upstream};

@@ -18,7 +18,7 @@ use crate::root;
 /// A program of what `make` installs from Debian's packages: from where that put it, or from the directory that the
 /// variable of its name gives.
 pub(crate) fn packaged(name: &str, version: &str, program: &str) -> Result<PathBuf> {
-    let (target, variable) = (name.to_lowercase(), name.to_uppercase());
+    let (target, variable) = (name.to_lowercase(), name.to_uppercase().replace('-', "_"));
     match env::var_os(&variable).filter(|directory| !directory.is_empty()) {
         Some(directory) => {
             let path = PathBuf::from(directory).join(program);

@@ -174,14 +174,11 @@ impl Nginx {
     /// When there is none, or it refuses its configuration, or does not answer with 200. The message ends with the last
     /// lines of its log.
     pub async fn start(directory: impl AsRef<Path>) -> Result<Self> {
-        let program = packaged("nginx", NGINX, "nginx")?;
-        let libraries = program.with_file_name("lib");
         let rules = directory.as_ref().canonicalize()?.join("rules.json");
-        let home = tempfile::Builder::new().prefix("nginx-").tempdir()?;
-        let held = Held::any()?;
         // One process, which can be killed without leaving others. The paths that are compiled in are the system's.
-        let configuration = format!(
-            r#"daemon off;
+        Self::configured(|addr, _| {
+            format!(
+                r#"daemon off;
 master_process off;
 pid pid;
 error_log log notice;
@@ -195,7 +192,7 @@ http {{
     uwsgi_temp_path temp-uwsgi;
     scgi_temp_path temp-scgi;
     server {{
-        listen {};
+        listen {addr};
         location = /rules {{
             alias "{}";
             default_type application/json;
@@ -204,10 +201,24 @@ http {{
     }}
 }}
 "#,
-            held.addr,
-            rules.display()
-        );
-        fs::write(home.path().join("nginx.conf"), configuration)?;
+                rules.display()
+            )
+        })
+        .await
+    }
+
+    /// Starts nginx with a configuration of one's own, made for an address and a directory of its own; returns when it
+    /// answers `/rules`. It has to be one process: `daemon off; master_process off;`.
+    ///
+    /// # Errors
+    /// When there is none, or it refuses its configuration, or does not answer with 200. The message ends with the last
+    /// lines of its log.
+    pub async fn configured(configuration: impl FnOnce(SocketAddr, &Path) -> String) -> Result<Self> {
+        let program = packaged("nginx", NGINX, "nginx")?;
+        let libraries = program.with_file_name("lib");
+        let home = tempfile::Builder::new().prefix("nginx-").tempdir()?;
+        let held = Held::any()?;
+        fs::write(home.path().join("nginx.conf"), configuration(held.addr, home.path()))?;
         let mut command = Command::new(program);
         command.arg("-p").arg(home.path()).args(["-c", "nginx.conf", "-e", "log"]);
         // To nginx this is a list of sockets that it inherits; to the harness, where it is.

@@ -1,24 +1,8 @@
-//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
-//! `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
+//! `xtask <task>`: see the library.
 
-mod benchmarks;
-mod docs;
-mod matrix;
-mod modules;
-mod plot;
-mod sizes;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["modules"] => modules::build(),
-        ["docs"] => docs::write(),
-        ["docs", "--check"] => docs::check(),
-        ["matrix", versions @ ..] => matrix::run(versions),
-        ["sizes"] => sizes::run(false),
-        ["sizes", "--functions"] => sizes::run(true),
-        _ => bail!("usage: xtask modules | docs [--check] | matrix [version...] | sizes [--functions]"),
-    }
+    xtask::run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }

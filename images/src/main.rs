@@ -1,0 +1,275 @@
+//! `images build | push | verify`: what `make images`, `make push` and `make verify` call.
+
+use anyhow::{Context as _, Error, Result, ensure};
+use clap::{Parser, Subcommand};
+use images::{Form, Image, Module, Registry, Signer, Verifier, layout, mesh, sbom::Crates};
+use indicatif::{ProgressBar, ProgressStyle};
+use owo_colors::{OwoColorize as _, Style};
+use std::{
+    fs,
+    io::{IsTerminal as _, stderr, stdout},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+use xtask::SHIPPED;
+
+/// The modules as OCI images.
+#[derive(Parser)]
+struct Arguments {
+    /// Where modules and images are.
+    #[arg(long, global = true, default_value_os_t = root().join("dist"))]
+    dist: PathBuf,
+    /// The version of the images, which is their tag.
+    #[arg(long, global = true, default_value = env!("CARGO_PKG_VERSION"))]
+    version: String,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Makes images of the modules, with a list of what is in each, and checksums.
+    Build {
+        /// Where the sources are, for the images to say so.
+        #[arg(long)]
+        source: Option<String>,
+        /// The commit; where it is not given, git is asked.
+        #[arg(long)]
+        revision: Option<String>,
+    },
+    /// Pushes images, and pulls each as the mesh does.
+    Push {
+        #[command(flatten)]
+        place: Place,
+        /// Sign with this private key.
+        #[arg(long)]
+        sign_key: Option<PathBuf>,
+    },
+    /// Pulls images as the mesh does, and checks their signatures.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+        /// The public key.
+        #[arg(long)]
+        key: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Place {
+    /// `host[:port]/path`
+    #[arg(long)]
+    registry: String,
+    /// Without TLS.
+    #[arg(long)]
+    plain_http: bool,
+    /// Which; all unless told.
+    names: Vec<String>,
+}
+
+impl Place {
+    fn open(&self) -> Result<Registry> {
+        Registry::new(&self.registry, self.plain_http)
+    }
+
+    fn names(&self) -> Result<Vec<&'static str>> {
+        for name in &self.names {
+            ensure!(
+                shipped().any(|there| there == name),
+                "no module {name}, there is: {}",
+                shipped().collect::<Vec<_>>().join(", ")
+            );
+        }
+        Ok(shipped().filter(|name| self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)).collect())
+    }
+}
+
+fn shipped() -> impl Iterator<Item = &'static str> {
+    SHIPPED.iter().map(|(name, _)| *name)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Arguments { dist, version, task } = Arguments::parse();
+    let show = Show { coloured: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
+    let done = match task {
+        Task::Build { source, revision } => build(&show, &dist, &version, source, revision),
+        Task::Push { place, sign_key } => push(&show, &dist, &version, &place, sign_key.as_deref()).await,
+        Task::Verify { place, key } => verify(&show, &version, &place, &key).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            show.failed(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build(show: &Show, dist: &Path, version: &str, source: Option<String>, revision: Option<String>) -> Result<()> {
+    let crates = Crates::read(&root())?;
+    let revision = revision.or_else(|| git(&root()));
+    let folder = dist.join("images");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    for name in shipped() {
+        let path = dist.join(format!("{name}.wasm"));
+        let wasm = fs::read(&path).with_context(|| format!("no module {}: run `make modules`", path.display()))?;
+        let member = crates.member(name)?;
+        let module = Module {
+            name: name.to_owned(),
+            description: member.description.clone().with_context(|| format!("{name} has no description"))?,
+            version: version.to_owned(),
+            licenses: member.license.clone().with_context(|| format!("{name} has no licence"))?,
+            revision: revision.clone(),
+            source: source.clone(),
+            wasm,
+        };
+        let mut images = Vec::new();
+        for form in Form::ALL {
+            images.push((form, layout::image(&module, form)?));
+        }
+        layout::write(&folder.join(name), version, &images)?;
+        fs::write(folder.join(format!("{name}.cdx.json")), crates.bom(&module)?)?;
+        let shown = folder.join(name);
+        show.title(&shown.strip_prefix(root()).unwrap_or(&shown).display().to_string());
+        for (form, image) in &images {
+            show.image(*form, &form.tag(version), image);
+        }
+    }
+    show.note(&match (&revision, &source) {
+        (Some(revision), _) => format!("revision {revision}"),
+        (None, _) => "no revision: there is no git here, and no REVISION was given".to_owned(),
+    });
+    if source.is_none() {
+        show.note("no source: give SOURCE=<url> for the images to say where theirs is");
+    }
+    layout::checksums(&folder)
+}
+
+async fn push(show: &Show, dist: &Path, version: &str, place: &Place, key: Option<&Path>) -> Result<()> {
+    let names = place.names()?;
+    // Before anything is sent: all that can be wrong here.
+    let signer = key.map(Signer::read).transpose()?;
+    let mut all = Vec::new();
+    for name in names {
+        all.push((name, layout::read(&dist.join("images").join(name), version)?));
+    }
+    let registry = place.open()?;
+    let bar = bar(all.iter().flat_map(|(_, images)| images).map(|(_, image)| image.size()).sum());
+    for (name, images) in &all {
+        bar.suspend(|| show.title(&registry.name(name)));
+        for (form, image) in images {
+            let tag = form.tag(version);
+            bar.set_message(format!("{name}:{tag}"));
+            let pushed = push_one(&registry, name, &tag, image, signer.as_ref(), &bar).await;
+            pushed.with_context(|| format!("{name}:{tag} was not pushed"))?;
+            bar.suspend(|| show.image(*form, &tag, image));
+        }
+    }
+    bar.finish_and_clear();
+    show.note(match signer {
+        Some(_) => "signed, pushed, pulled back and compared",
+        None => "pushed, pulled back and compared; not signed",
+    });
+    Ok(())
+}
+
+async fn push_one(
+    registry: &Registry,
+    name: &str,
+    tag: &str,
+    image: &Image,
+    signer: Option<&Signer>,
+    bar: &ProgressBar,
+) -> Result<()> {
+    // First, so that there is no moment in which it is there and not signed.
+    if let Some(signer) = signer {
+        signer.sign(registry, name, image.digest()).await.context("the signature")?;
+    }
+    registry.push(name, tag, image, |bytes| bar.inc(bytes)).await?;
+    let pulled = registry.pull(name, image.digest()).await.context("pulled back as the mesh does")?;
+    let whole = pulled.module == mesh::module_of(image)?;
+    ensure!(whole, "what was pulled back is another module");
+    Ok(())
+}
+
+async fn verify(show: &Show, version: &str, place: &Place, key: &Path) -> Result<()> {
+    let names = place.names()?;
+    let verifier = Verifier::read(key)?;
+    let registry = place.open()?;
+    for name in names {
+        show.title(&registry.name(name));
+        for form in Form::ALL {
+            let tag = form.tag(version);
+            let pulled = registry.pull(name, &tag).await?;
+            verifier.verify(&registry, name, &pulled.digest).await?;
+            show.line(form, &tag, &pulled.digest, pulled.module.len().try_into()?);
+        }
+    }
+    show.note("each is signed by that key, and the mesh takes it; sizes are those of the modules");
+    Ok(())
+}
+
+/// On standard error, and only where somebody looks.
+fn bar(bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("  {bar:30} {bytes}/{total_bytes} {msg}");
+    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// The commit of the project's own repository; marked, where what lies there is not what was committed.
+fn git(root: &Path) -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    // The project may lie in another's repository.
+    let top = git(&["rev-parse", "--show-toplevel"])?;
+    (Path::new(&top).canonicalize().ok()? == root.canonicalize().ok()?).then_some(())?;
+    let commit = git(&["rev-parse", "HEAD"])?;
+    let clean = git(&["status", "--porcelain"])?.is_empty();
+    Some(if clean { commit } else { format!("{commit}-dirty") })
+}
+
+struct Show {
+    coloured: bool,
+}
+
+impl Show {
+    fn paint(&self, style: Style, text: &str) -> String {
+        if self.coloured { text.style(style).to_string() } else { text.to_owned() }
+    }
+
+    fn title(&self, text: &str) {
+        println!("{}", self.paint(Style::new().bold(), text));
+    }
+
+    fn image(&self, form: Form, tag: &str, image: &Image) {
+        self.line(form, tag, image.digest(), image.size());
+    }
+
+    fn line(&self, form: Form, tag: &str, digest: &str, size: u64) {
+        let kb = size.div_ceil(1000);
+        let (tag, digest) =
+            (self.paint(Style::new().cyan(), &format!("{tag:<16}")), self.paint(Style::new().green(), digest));
+        println!("  {:<9}{tag} {digest} {kb:>5} KB", form.name());
+    }
+
+    fn note(&self, text: &str) {
+        println!("{}", self.paint(Style::new().dimmed(), text));
+    }
+
+    fn failed(&self, error: &Error) {
+        let coloured = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let head = Self { coloured }.paint(Style::new().red().bold(), "error:");
+        let mut causes = error.chain().map(ToString::to_string);
+        eprintln!("{head} {}", causes.next().unwrap_or_default());
+        causes.for_each(|cause| eprintln!("  because: {cause}"));
+    }
+}

@@ -1,0 +1,34 @@
+//! What make calls and a shell line cannot: `modules` builds the wasm modules, `docs` writes what is generated,
+//! `manifests` writes the mesh's, `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
+
+mod benchmarks;
+mod docs;
+mod manifests;
+mod matrix;
+mod modules;
+mod plot;
+mod sizes;
+
+use anyhow::{Result, bail};
+
+pub use modules::{SHIPPED, TARGET};
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// When it asks for nothing that there is, and when that fails.
+pub fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        ["modules"] => modules::build(),
+        ["docs"] => docs::write(),
+        ["docs", "--check"] => docs::check(),
+        ["manifests", arguments @ ..] => manifests::run(arguments),
+        ["matrix", versions @ ..] => matrix::run(versions),
+        ["sizes"] => sizes::run(false),
+        ["sizes", "--functions"] => sizes::run(true),
+        _ => bail!(
+            "usage: xtask modules | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...] \
+             | sizes [--functions]"
+        ),
+    }
+}
