@@ -128,7 +128,8 @@ pub(crate) fn pages() -> Result<Vec<(PathBuf, String)>> {
     let page = fill(&page, "sizes", &sizes::table()?)?;
     let each = plot::bars(&results, |row| !four(row) && !calls(row));
     // Before an upstream and all by itself is many times the rest, and known to a third.
-    let suite = plot::bars(&results, |row| four(row) && !row.name.ends_with("alone, upstream") && !row.name.starts_with(TWICE));
+    let suite =
+        plot::bars(&results, |row| four(row) && !row.name.ends_with("alone, upstream") && !row.name.starts_with(TWICE));
     Ok(vec![
         (page_path, page),
         (readme_path, readme),
