@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -81,6 +81,12 @@ manifests: ## Write the manifests in istio/, with REGISTRY=<host[:port]/path> VE
 
 modules: wasm-target ## Build the wasm modules into dist/
 	@$(CARGO) run --quiet --locked --package xtask -- modules
+
+modules-plain: wasm-target ## Build those that need a VM with SIMD once more without it, into dist/plain/
+	@$(CARGO) run --quiet --locked --package xtask -- modules --plain
+
+test-plain: modules-plain envoy ## log-scrub's cases with the suite that is built without SIMD
+	@TEST_AS=plain/suite $(CARGO) test --locked --workspace --test cases -- log_scrub_in
 
 sizes: modules ## Say what is in the modules, by crate, and write docs/sizes.json; with FUNCTIONS=1 the largest functions too
 	@$(CARGO) run --quiet --locked --package xtask -- sizes $(if $(FUNCTIONS),--functions)

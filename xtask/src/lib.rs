@@ -20,6 +20,7 @@ pub use modules::{SHIPPED, TARGET};
 pub fn run(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["modules"] => modules::build(),
+        ["modules", "--plain"] => modules::plain(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
         ["manifests", arguments @ ..] => manifests::run(arguments),
@@ -27,7 +28,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         ["sizes"] => sizes::run(false),
         ["sizes", "--functions"] => sizes::run(true),
         _ => bail!(
-            "usage: xtask modules | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...] \
+            "usage: xtask modules [--plain] | docs [--check] | manifests [--version <tag>] [--registry <place>] | matrix [version...] \
              | sizes [--functions]"
         ),
     }

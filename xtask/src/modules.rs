@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 use walrus::{Module, ModuleConfig, RawCustomSection};
+use wasmparser::{Validator, WasmFeatures};
 
 /// What modules are built for.
 pub const TARGET: &str = "wasm32-wasip1";
@@ -69,21 +70,21 @@ pub(crate) fn build() -> Result<()> {
     }
     let mut over = Vec::new();
     for (name, budget) in SHIPPED {
-        let size = module(&compile(root, &target, name)?, &dist, name)?;
+        let size = module(&compile(root, &target, name, WIDE.contains(&name))?, &dist, name)?;
         println!("{}", line(name, size, budget));
         if size > budget {
             over.push(name);
         }
     }
     for name in TESTED {
-        module(&compile(root, &target, name)?, &tests, name)?;
+        module(&compile(root, &target, name, WIDE.contains(&name))?, &tests, name)?;
     }
     for name in RAW {
         let wasm = wat::parse_file(root.join(format!("test-harness/modules/{name}.wat")))?;
         fs::write(tests.join(format!("{name}.wasm")), wasm)?;
     }
     for name in WHOLE {
-        let wasm = compile(root, &target, name)?;
+        let wasm = compile(root, &target, name, WIDE.contains(&name))?;
         fs::copy(wasm, tests.join(format!("{name}.wasm")))?;
     }
     ensure!(over.is_empty(), "over budget: {}", over.join(", "));
@@ -95,7 +96,7 @@ pub(crate) fn named(name: &str) -> Result<Vec<u8>> {
     let (root, target) = places()?;
     let shipped = root.join("dist").join(format!("{name}.wasm"));
     let shipped = fs::read(&shipped).with_context(|| format!("{}: run `make modules`", shipped.display()))?;
-    let named = linked(&compile(root, &target, name)?, name, true)?.emit_wasm();
+    let named = linked(&compile(root, &target, name, WIDE.contains(&name))?, name, true)?.emit_wasm();
     ensure!(named.starts_with(&shipped), "dist/{name}.wasm is of other sources: run `make modules`");
     Ok(named)
 }
@@ -106,18 +107,36 @@ fn places() -> Result<(&'static Path, PathBuf)> {
     Ok((root, std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)))
 }
 
+/// Builds once more, to `dist/plain`, what is built for sixteen bytes at once: for a proxy whose VM has no such instructions.
+/// It does the same, and bodies take longer.
+pub(crate) fn plain() -> Result<()> {
+    let (root, target) = places()?;
+    let to = root.join("dist/plain");
+    fs::create_dir_all(&to).with_context(|| format!("cannot make the folder {}", to.display()))?;
+    let without = WasmFeatures::default().difference(WasmFeatures::SIMD | WasmFeatures::RELAXED_SIMD);
+    for (name, _) in SHIPPED.iter().filter(|(name, _)| WIDE.contains(name)) {
+        let size = module(&compile(root, &target, name, false)?, &to, name)?;
+        let bytes = fs::read(to.join(format!("{name}.wasm")))?;
+        Validator::new_with_features(without)
+            .validate_all(&bytes)
+            .with_context(|| format!("dist/plain/{name}.wasm"))?;
+        println!("dist/plain/{name}.wasm  {size} bytes");
+    }
+    Ok(())
+}
+
 fn line(name: &str, size: usize, budget: usize) -> String {
     let kb = |bytes: usize| format!("{}.{} KB", bytes / 1000, bytes % 1000 / 100);
     format!("dist/{name}.wasm  {:>9} of {:>9}", kb(size), kb(budget))
 }
 
 /// Each in a build of its own, so that no other crate's features reach it.
-fn compile(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
+fn compile(root: &Path, target: &Path, name: &str, wide: bool) -> Result<PathBuf> {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--features", "module", "-p", name])
         .current_dir(root)
         // The same bytes wherever the project lies.
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(root, name))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(root, name, wide))
         .status()
         .context("cargo does not start")?;
     if !status.success() {
@@ -128,7 +147,7 @@ fn compile(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
 
 /// Takes the places of the project and of other crates' sources out of what a module says of itself. Encoded, because a
 /// place may hold spaces; and in place of the user's own flags, so that a module is the same wherever it is built.
-fn flags(root: &Path, name: &str) -> String {
+fn flags(root: &Path, name: &str, wide: bool) -> String {
     let home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -136,7 +155,7 @@ fn flags(root: &Path, name: &str) -> String {
     let sources = registries.map(|entry| entry.path()).chain([root.to_path_buf()]);
     let places = sources.map(|place| format!("--remap-path-prefix={}/=", place.display()));
     let mut flags: Vec<String> = places.collect();
-    if WIDE.contains(&name) {
+    if wide {
         flags.push("-Ctarget-feature=+simd128".into());
     }
     if TERSE.contains(&name) {
