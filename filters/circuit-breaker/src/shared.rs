@@ -80,15 +80,16 @@ impl Shared {
         if changes.is_some() && changes == self.seen {
             return None;
         }
-        self.seen = changes;
         self.workers = self.read_workers(host).0;
-        match host.shared_data(&self.key("board")) {
+        let board = match host.shared_data(&self.key("board")) {
             Ok((bytes, _)) => Board::decode(&bytes),
             // Before anything ever happened there is none.
             Err(Status::NotFound) => Some(Board::default()),
-            // What cannot be read now is as it was.
-            Err(_) => None,
-        }
+            // What cannot be read now is as it was, and looked at again.
+            Err(_) => return None,
+        };
+        self.seen = changes;
+        board
     }
 
     /// Has [`Shared::news`] look at the board, whatever was told.

@@ -109,7 +109,7 @@ pub struct Context<'a, F: Filter> {
     pub state: &'a mut F::State,
     /// What is kept of this request.
     pub stream: &'a mut F::Stream,
-    /// What the filters of a module have in common in this callback.
+    /// What the filters of a module have in common of this request.
     pub common: &'a Common,
 }
 
@@ -124,9 +124,9 @@ impl<F: Filter> Context<'_, F> {
 
     /// Sets filter state that is in [`Filter::SHARED`], unless a filter of this module did already for this request.
     pub fn share(&self, key: &'static str, value: &[u8]) {
-        if self.common.shared.replace(Some(key)) != Some(key) {
-            // What cannot be set is missing from the log; the request is not held up for it.
-            let _ = self.host.set_filter_state(key, value);
+        // What cannot be set is missing from the log, unless the next filter has more luck; the request is not held up for it.
+        if self.common.shared.get() != Some(key) && self.host.set_filter_state(key, value).is_ok() {
+            self.common.shared.set(Some(key));
         }
     }
 }

@@ -150,8 +150,8 @@ const fn same(mut one: &[u8], mut other: &[u8]) -> bool {
 
 /// Makes one filter of several, without touching any of them: `pub mod name: Type = "name" { key: Filter, … }`.
 ///
-/// The configuration has a key per filter, `{"trace_id": {…}, "stamp": {…}}`; one that is left out costs nothing, and a
-/// refusal names the filter it comes from. Requests pass the filters in the order given and responses in the reverse,
+/// The configuration has a key per filter, `{"trace_id": {…}, "stamp": {…}}`; one that is left out makes no
+/// hostcall (callbacks that only it needs are entered all the same), and a refusal names the filter it comes from. Requests pass the filters in the order given and responses in the reverse,
 /// as in a chain of the proxy; logs in the order given. They share one read of the headers, and each sees what those
 /// before it changed. Attributes go to the configuration.
 #[macro_export]

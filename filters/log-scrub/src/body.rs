@@ -197,6 +197,8 @@ fn kind(content_type: &[u8]) -> Result<Kind, Reason> {
         // Text in which characters are written by numbers.
         "text/html" | "text/xml" | "text/rtf" => Err(Reason::Type),
         "application/graphql" => Ok(Kind::Text),
+        // Messages with five bytes before each, whatever is in them; and a call may wait for an answer to the first.
+        _ if essence.starts_with("application/grpc") => Err(Reason::Type),
         _ if essence.ends_with("+json") => Ok(Kind::Json),
         _ if essence.starts_with("text/") => Ok(Kind::Text),
         _ => Err(Reason::Type),

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use owo_colors::OwoColorize;
 use serde_json::{Value, json};
 use test_harness::bench::footprint::{self, Module};
-use test_harness::bench::{Arm, Settings, bodies, run};
+use test_harness::bench::{Arm, Settings, bodies, configuration, run};
 use test_harness::{HttpFilter, module, root};
 
 /// How often a filter is placed to see what one more of it costs: the first of a chain pays for things that the next do
@@ -47,7 +47,12 @@ fn modules() -> Result<Vec<Module>> {
     let mut names: Vec<String> = dist.iter().filter_map(name).collect();
     names.sort_unstable();
     names.extend(["raw", "floor", "noop", "called", "noop-sdk"].map(str::to_owned));
-    Ok(names.into_iter().map(|name| Module { name, config: json!({}) }).collect())
+    let of = |name: String| {
+        // Of the suite what is off would not be weighed.
+        let config = if name == "suite" { configuration("suite")? } else { json!({}) };
+        Ok(Module { name, config })
+    };
+    names.into_iter().map(of).collect()
 }
 
 fn wasm(name: &str) -> Result<HttpFilter> {

@@ -3,6 +3,7 @@
 //! without a filter, which is what no filter that says the same can be below (`tests/budgets.rs` holds them to be the same).
 
 use anyhow::Result;
+use serde_json::json;
 use test_harness::bench::{Arm, configuration};
 
 use crate::{TIMES, wasm};
@@ -15,10 +16,16 @@ const PLAIN_ALONE_UPSTREAM: &str = "four plain filters, alone, upstream";
 const EMPTY_ALONE: &str = "no-op, proxy-wasm crate, alone";
 const EMPTY_ALONE_UPSTREAM: &str = "no-op, proxy-wasm crate, alone, upstream";
 const HOSTCALLS: &str = "the suite's hostcalls, nothing else, alone";
+const TRACE_ID: &str = "trace-id, a module of its own, alone";
 const SEPARATE: &str = "the four filters, a module each, alone";
 
 pub(crate) fn arms() -> Result<Vec<Arm>> {
     let all = configuration("suite")?;
+    // In a chain each instance would take the next one's span for one of the proxy's tracer.
+    let mut chained = all.clone();
+    if let Some(trace_id) = chained.get_mut("trace_id") {
+        *trace_id = json!({ "follow_tracer": "never" });
+    }
     let rules = all.get("circuit_breaker").cloned().unwrap_or_default();
     let arm = |name: &str| Arm::new(GROUP, name);
     let plain = |name| {
@@ -29,16 +36,18 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     };
     let separate = arm(SEPARATE).filter(wasm("trace-id")?).filter(wasm("latency")?).filter(wasm("log-scrub")?);
     let suite = |name| Ok::<_, anyhow::Error>(arm(name).filter(wasm("suite")?.config(all.clone())).ours());
+    let chain =
+        |name| Ok::<_, anyhow::Error>(arm(name).filter(wasm("suite")?.config(chained.clone())).repeat(TIMES).ours());
     let floor = wasm("hostcalls")?.config(configuration("suite-hostcalls")?);
-    let quarter = |arm: Arm, plain| arm.versus(plain).goal(0.35);
+    let third = |arm: Arm, plain| arm.versus(plain).goal(0.35);
     Ok(vec![
         plain(PLAIN)?.repeat(TIMES),
-        quarter(suite("suite, all four on, in a chain")?.repeat(TIMES), PLAIN),
-        plain(PLAIN_UPSTREAM)?.repeat(TIMES).upstream(),
-        quarter(suite("suite, all four on, in a chain, upstream")?.repeat(TIMES).upstream(), PLAIN_UPSTREAM),
+        third(chain("suite, all four on, in a chain")?, PLAIN),
+        plain(PLAIN_UPSTREAM)?.repeat(TIMES).upstream().headline(),
+        third(chain("suite, all four on, in a chain, upstream")?.upstream(), PLAIN_UPSTREAM).headline(),
         plain(PLAIN_ALONE)?.headline(),
         separate.filter(wasm("circuit-breaker")?.config(rules.clone())).versus(PLAIN_ALONE).ours().headline(),
-        quarter(suite("suite, all four on, alone")?, PLAIN_ALONE).headline(),
+        third(suite("suite, all four on, alone")?, PLAIN_ALONE).headline(),
         arm(EMPTY_ALONE).filter(wasm("noop-sdk")?).headline(),
         arm(HOSTCALLS).filter(floor).versus(EMPTY_ALONE).headline(),
         suite("the same suite beside one that is empty")?.versus(EMPTY_ALONE).goal(2.0).headline(),
@@ -46,9 +55,14 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
             .filter(wasm("suite")?.config(configuration("suite-lean")?))
             .versus(PLAIN_ALONE)
             .ours(),
+        arm(TRACE_ID).filter(wasm("trace-id")?).ours(),
+        arm("suite, trace-id alone on, alone")
+            .filter(wasm("suite")?.config(json!({ "trace_id": {} })))
+            .versus(TRACE_ID)
+            .ours(),
         arm("suite, nothing on, alone").filter(wasm("suite")?).versus(EMPTY_ALONE).ours(),
         plain(PLAIN_ALONE_UPSTREAM)?.upstream(),
-        quarter(suite("suite, all four on, alone, upstream")?.upstream(), PLAIN_ALONE_UPSTREAM),
+        third(suite("suite, all four on, alone, upstream")?.upstream(), PLAIN_ALONE_UPSTREAM),
         arm(EMPTY_ALONE_UPSTREAM).filter(wasm("noop-sdk")?).upstream(),
         suite("the same suite beside one that is empty, upstream")?.upstream().versus(EMPTY_ALONE_UPSTREAM).goal(2.0),
     ])
