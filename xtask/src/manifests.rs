@@ -29,16 +29,6 @@ pub(crate) struct Release {
     digests: BTreeMap<String, String>,
 }
 
-impl Default for Release {
-    fn default() -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            registry: "registry.example.com/mesh-filters".to_owned(),
-            digests: BTreeMap::new(),
-        }
-    }
-}
-
 impl Release {
     fn image(&self, name: &str) -> String {
         format!("{}/{name}:{}", self.registry, self.version)
@@ -54,36 +44,25 @@ impl Release {
 
     fn read() -> Result<Self> {
         let path = Self::path()?;
-        let text = fs::read_to_string(&path).with_context(|| format!("{}: run `make manifests`", path.display()))?;
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{}: it belongs to the sources, git has it", path.display()))?;
         serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 }
 
-/// `[--version V] [--registry R]`: without a registry, manifests for nobody in particular, with no digests.
+/// `[--version V] [--registry R]`: with a registry, the digests of the images that were made; what is not given stays as the
+/// release has it, but no digest is taken for another version.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    let mut release = Release::default();
-    let mut asked = false;
+    let before = Release::read()?;
+    let (mut version, mut registry) = (None, None);
     for pair in arguments.chunks(2) {
         match pair {
-            ["--version", version] => release.version = version_of(version)?,
-            ["--registry", registry] => {
-                (release.registry, asked) = (registry_of(registry)?, true);
-            }
+            ["--version", text] => version = Some(version_of(text)?),
+            ["--registry", text] => registry = Some(registry_of(text)?),
             _ => bail!("usage: xtask manifests [--version <tag>] [--registry <host[:port]/path>]"),
         }
     }
-    if asked {
-        for (name, _) in SHIPPED {
-            match digest(&root()?.join("dist/images").join(name), &release.version)? {
-                Some(digest) => drop(release.digests.insert(name.to_owned(), digest)),
-                None => println!(
-                    "no digest of {name}: there is no image of {} in dist/images, `make images` makes it",
-                    release.version
-                ),
-            }
-        }
-    }
-    fs::create_dir_all(root()?.join("istio"))?;
+    let release = next(before, version, registry, &root()?.join("dist/images"))?;
     fs::write(Release::path()?, format!("{}\n", serde_json::to_string_pretty(&release)?))?;
     let files = generate(&release)?;
     for path in stray(&files)? {
@@ -104,6 +83,29 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         SHIPPED.len()
     );
     Ok(())
+}
+
+/// The release after it; the images are OCI layouts, a folder for each module.
+fn next(before: Release, version: Option<String>, registry: Option<String>, images: &Path) -> Result<Release> {
+    let mut release = before;
+    if let Some(version) = version.filter(|version| *version != release.version) {
+        (release.version, release.digests) = (version, BTreeMap::new());
+    }
+    if let Some(registry) = registry {
+        release.registry = registry;
+        for (name, _) in SHIPPED {
+            let digest = digest(&images.join(name), &release.version)?.with_context(|| {
+                format!(
+                    "no image {name}:{0} in {1}, so no digest: run `make push REGISTRY={2} VERSION={0}` first",
+                    release.version,
+                    images.display(),
+                    release.registry
+                )
+            })?;
+            release.digests.insert(name.to_owned(), digest);
+        }
+    }
+    Ok(release)
 }
 
 /// Says which manifests are not as they would be generated, for the release that they are for.
@@ -223,6 +225,42 @@ mod tests {
         assert_eq!(digest(layout.path(), "2.0.0").unwrap(), None);
         write("sha512:00");
         assert!(digest(layout.path(), "1.0.0").is_err());
+    }
+
+    #[test]
+    fn a_release_keeps_what_was_not_asked_for() {
+        let images = tempfile::tempdir().unwrap();
+        let image = |name: &str, version: &str| {
+            let entry = serde_json::json!({
+                "digest": format!("sha256:{}", digest_of(name)),
+                "annotations": { "org.opencontainers.image.ref.name": version },
+            });
+            fs::create_dir_all(images.path().join(name)).unwrap();
+            let index = serde_json::json!({ "manifests": [entry] }).to_string();
+            fs::write(images.path().join(name).join("index.json"), index).unwrap();
+        };
+        let release = || Release { version: "1.0.0".into(), registry: "a/b".into(), digests: BTreeMap::new() };
+        let all: BTreeMap<String, String> =
+            SHIPPED.iter().map(|(name, _)| ((*name).to_owned(), digest_of(name))).collect();
+
+        // A module without an image is no release.
+        for (name, _) in SHIPPED.iter().skip(1) {
+            image(name, "1.0.0");
+        }
+        let why = next(release(), None, Some("c/d".into()), images.path()).unwrap_err().to_string();
+        assert!(why.starts_with(&format!("no image {}:1.0.0 in ", SHIPPED[0].0)), "{why}");
+        assert!(why.ends_with("run `make push REGISTRY=c/d VERSION=1.0.0` first"), "{why}");
+        image(SHIPPED[0].0, "1.0.0");
+        let released = next(release(), None, Some("c/d".into()), images.path()).unwrap();
+        assert_eq!((released.registry.as_str(), &released.digests), ("c/d", &all));
+
+        // Nothing asked for: nothing changes. Another version: no digest of this one.
+        let same = next(next(released, None, None, images.path()).unwrap(), Some("1.0.0".into()), None, images.path());
+        let same = same.unwrap();
+        assert_eq!((same.registry.as_str(), &same.digests), ("c/d", &all));
+        let other = next(same, Some("2.0.0".into()), None, images.path()).unwrap();
+        assert_eq!((other.version.as_str(), other.registry.as_str(), other.digests.len()), ("2.0.0", "c/d", 0));
+        assert!(next(other, None, Some("c/d".into()), images.path()).is_err(), "images of another version");
     }
 
     #[test]

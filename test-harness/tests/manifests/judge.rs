@@ -14,7 +14,10 @@ pub(crate) struct Judge(BTreeMap<String, Value>);
 impl Judge {
     /// None where no folder is named.
     pub(crate) fn summon() -> Option<Self> {
-        let folder = PathBuf::from(std::env::var_os("CRDS")?);
+        let Some(folder) = std::env::var_os("CRDS").map(PathBuf::from) else {
+            println!("The mesh's own schemas have not judged: CRDS names no folder with them.");
+            return None;
+        };
         let mut schemas = BTreeMap::new();
         for entry in folder.read_dir().unwrap_or_else(|why| panic!("CRDS is {}: {why}", folder.display())) {
             let path = entry.unwrap().path();

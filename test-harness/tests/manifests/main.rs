@@ -199,6 +199,8 @@ fn what_the_mesh_would_refuse_or_drop_is_refused() {
     let only_code = [vec![
         remove("/spec/configPatches/0/patch/value/name"),
         remove("/spec/configPatches/1/match"),
+        remove("/spec/configPatches/1/match/listener/name"),
+        set("/spec/configPatches/1/match/listener/name", json!("connect_terminate")),
         set("/spec/configPatches/1/match/listener/filterChain/filter/name", json!("")),
         set("/spec/configPatches/1/patch/operation", json!("INSERT_BEFORE")),
         set(
@@ -465,14 +467,40 @@ fn names_that_have_to_agree_do() {
         let of = resources.iter().find_map(configuration).unwrap();
         let of = if filter == "suite" { &of["circuit_breaker"] } else { &of };
         assert_eq!(of["source"]["cluster"], *cluster);
-        // Only a waypoint has to be told of the cluster.
+        // Only a sidecar surely has the cluster.
         let referenced: Vec<&Value> = resources
             .iter()
             .filter_map(|resource| resource["metadata"]["annotations"].get("envoyfilter.istio.io/referenced-services"))
             .collect();
         let expected = json!(format!("{}/{host}", namespace.as_str().unwrap()));
-        let expected = if place == "waypoint" { vec![&expected] } else { vec![] };
+        let expected = if place == "sidecar" { vec![] } else { vec![&expected] };
         assert_eq!(referenced, expected, "{filter} {kind} {place}");
+        // And it is told to the same proxies.
+        let whom: BTreeSet<String> = resources
+            .iter()
+            .map(|resource| {
+                let spec = &resource["spec"];
+                let of = |key: &str| spec.get(key).map(ToString::to_string);
+                let labels = [&spec["selector"]["matchLabels"], &spec["workloadSelector"]["labels"]];
+                let labels = labels.into_iter().find(|labels| labels.is_object()).map(ToString::to_string);
+                of("targetRefs").or(labels).unwrap_or_default()
+            })
+            .collect();
+        assert_eq!(whom.len(), 1, "{filter} {kind} {place}: {whom:?}");
+    }
+    // Where the chart puts the source into another namespace, that is told.
+    for (kind, place) in [("WasmPlugin", "gateway"), ("EnvoyFilter", "waypoint")] {
+        let values = json!({
+            "kind": kind, "place": place, "thresholds": { "enabled": true, "namespace": "elsewhere" },
+            "circuit_breaker": { "enabled": true }, "trace_id": { "enabled": false }, "latency": { "enabled": false },
+            "log_scrub": { "enabled": false },
+        });
+        let told: Vec<Value> = helm::render(&values, "shop")
+            .unwrap()
+            .into_iter()
+            .filter_map(|each| each["metadata"]["annotations"].get("envoyfilter.istio.io/referenced-services").cloned())
+            .collect();
+        assert_eq!(told, ["elsewhere/thresholds.elsewhere.svc.cluster.local"], "{kind} {place}");
     }
     let values = documents(&root().join("istio/telemetry/istiod-values.yaml")).remove(0);
     let telemetry = documents(&root().join("istio/telemetry/telemetry.yaml")).remove(0);

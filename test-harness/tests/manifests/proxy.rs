@@ -13,12 +13,16 @@ use test_harness::{
 
 use super::{EXTENSION, FILTERS, PLACES, built, documents};
 
-/// As istiod applies an EnvoyFilter to a connection manager: the filters that it inserts into these, and what their
-/// configuration is.
-fn insert(filter: &Value, mut chain: Vec<Value>, context: &str) -> (Vec<Value>, Value) {
+/// A listener as istiod knows it: its context and its name.
+type Known = (&'static str, &'static str);
+
+/// As istiod applies an EnvoyFilter to a connection manager of that listener: the filters that it inserts into these, and
+/// what their configuration is.
+fn insert(filter: &Value, mut chain: Vec<Value>, (context, listener): Known) -> (Vec<Value>, Value) {
     let patches = filter["spec"]["configPatches"].as_array().unwrap();
     for patch in patches.iter().filter(|patch| patch["applyTo"] == "HTTP_FILTER") {
-        if patch["match"]["context"] != context {
+        let named = patch["match"]["listener"].get("name").is_none_or(|name| name == listener);
+        if patch["match"]["context"] != context || !named {
             continue;
         }
         let value = patch["patch"]["value"].clone();
@@ -55,14 +59,21 @@ fn chain() -> Vec<Value> {
     vec![lua, json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": router } })]
 }
 
-fn contexts(place: &str) -> &'static [&'static str] {
+/// Their listeners with requests of people in them. To istiod those of a waypoint are a sidecar's.
+fn listeners(place: &str) -> &'static [Known] {
     match place {
-        "sidecar" => &["SIDECAR_INBOUND", "SIDECAR_OUTBOUND"],
-        "gateway" => &["GATEWAY"],
-        // So istiod patches the listeners of waypoints.
-        _ => &["SIDECAR_INBOUND"],
+        "sidecar" => &[
+            ("SIDECAR_INBOUND", "virtualInbound"),
+            ("SIDECAR_INBOUND", "main_internal"),
+            ("SIDECAR_OUTBOUND", "0.0.0.0_80"),
+        ],
+        "gateway" => &[("GATEWAY", "0.0.0.0_8080")],
+        _ => &[("SIDECAR_INBOUND", "main_internal")],
     }
 }
+
+/// Whose requests are tunnels.
+const TUNNELS: Known = ("SIDECAR_INBOUND", "connect_terminate");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_takes_what_every_envoy_filter_puts_into_it() -> Result<()> {
@@ -71,23 +82,25 @@ async fn envoy_takes_what_every_envoy_filter_puts_into_it() -> Result<()> {
             let resource =
                 built(filter, "EnvoyFilter", place).into_iter().find(|each| each["metadata"]["name"] == filter);
             let resource = resource.unwrap();
+            assert_eq!(insert(&resource, chain(), TUNNELS).0, chain(), "{filter} {place}: a tunnel is no request");
             let mut inserted = 0;
-            for context in contexts(place) {
-                let (mut chain, extension) = insert(&resource, chain(), context);
+            for listener in listeners(place) {
+                let (mut chain, extension) = insert(&resource, chain(), *listener);
                 let names: Vec<String> = chain.iter().map(|each| each["name"].as_str().unwrap().to_owned()).collect();
                 let at = names.iter().position(|name| *name == format!("mesh-filters.{filter}"));
-                if filter == "circuit-breaker" && *context == "SIDECAR_INBOUND" && place == "sidecar" {
+                if filter == "circuit-breaker" && listener.0 == "SIDECAR_INBOUND" && place == "sidecar" {
                     assert_eq!(at, None, "of a sidecar, for what the workload calls alone");
                     continue;
                 }
-                let at = at.unwrap_or_else(|| panic!("{filter} is not in {place} {context}: {names:?}"));
+                let at = at.unwrap_or_else(|| panic!("{filter} is not in {place} {listener:?}: {names:?}"));
                 let last = ["circuit-breaker", "suite"].contains(&filter);
                 assert_eq!(at, if last { names.len() - 2 } else { 0 }, "{names:?}");
+                assert_eq!(names.len(), 3, "once: {names:?}");
                 assert_eq!(chain[at]["name"], extension["name"], "what it asks for is what is delivered");
                 // Inline, as only so `--mode validate` makes the VM and configures the plugin.
                 chain[at] = pulled(extension, filter);
                 let verdict = envoy_with(chain).validate().await?;
-                verdict.accepted().map_err(|why| why.context(format!("{filter} {place} {context}")))?;
+                verdict.accepted().map_err(|why| why.context(format!("{filter} {place} {listener:?}")))?;
                 inserted += 1;
             }
             assert!(inserted > 0, "{filter} {place}");
@@ -111,7 +124,7 @@ struct Delivered {
 impl Delivered {
     fn new() -> Result<Self> {
         let resource = built("trace-id", "EnvoyFilter", "sidecar").remove(0);
-        let (mut chain, extension) = insert(&resource, chain(), "SIDECAR_INBOUND");
+        let (mut chain, extension) = insert(&resource, chain(), ("SIDECAR_INBOUND", "virtualInbound"));
         let home = tempfile::tempdir()?;
         let source = &mut chain[0]["config_discovery"]["config_source"];
         assert_eq!(source.as_object_mut().unwrap().remove("ads"), Some(json!({})));
@@ -237,9 +250,10 @@ fn the_log_prints_nothing_raw() {
             state.map_or_else(|| own.contains(&operator), |name| clean.iter().any(|start| name.starts_with(start)));
         assert!(right, "{field}: {operator}");
     }
-    // Apart from bodies, what the example for log-scrub alone prints is in it too.
-    let example = documents(&root().join("examples/kubernetes/log-scrub-access-log.yaml")).remove(0);
-    let log = &example["spec"]["meshConfig"]["extensionProviders"][0]["envoyFileAccessLog"]["logFormat"]["labels"];
+    // Apart from bodies, what the example for log-scrub in plain Envoy prints is in it too.
+    let example = documents(&root().join("examples/envoy/log-scrub.yaml")).remove(0);
+    let manager = &example["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+    let log = &manager["access_log"][0]["typed_config"]["log_format"]["json_format"];
     let format = format();
     for (field, operator) in log.as_object().unwrap() {
         let more = ["request_body", "response_body", "duration", "scrub"].contains(&field.as_str());

@@ -442,6 +442,7 @@ struct PatchMatch {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ListenerMatch {
+    name: Option<String>,
     filter_chain: Option<FilterChainMatch>,
 }
 
@@ -505,6 +506,11 @@ impl ConfigPatch {
             "a match for waypoints with another context",
         )?;
         ensure(listener.is_none() || waypoint.is_none(), "two matches")?;
+        if let (Some(listener), Some(Context::SidecarInbound)) = (listener, context) {
+            // Without a name it also stands before the tunnels of HBONE.
+            let names = ["virtualInbound", "main_internal"];
+            ensure(listener.name.as_deref().is_some_and(|name| names.contains(&name)), "what comes in by no listener")?;
+        }
         // What the mesh's own validation refuses, beyond the schema.
         let filter = listener.as_ref().and_then(|listener| listener.filter_chain.as_ref()?.filter.as_ref());
         if let Some(FilterMatch { name, sub_filter }) = filter {

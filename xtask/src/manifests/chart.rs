@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Release;
 use super::mesh::{self, Source};
-use super::resources::{Fill, Kind, context, contexts, envoy_filter, extension, insertion, referenced, source};
+use super::resources::{Fill, Kind, envoy_filter, extension, insertion, insertions, referenced, source};
 use super::truth::{Deployed, LOG, Mode, Place, ROOT_NAMESPACE};
 use super::yaml::{block, comment};
 
@@ -25,9 +25,9 @@ impl Fill for Expressions<'_> {
     fn metadata(&self, kind: Kind) -> String {
         let mut out = "  namespace: {{ $.Release.Namespace }}\n".to_owned();
         if kind == Kind::EnvoyFilter && self.0.asks() {
-            let (key, value) = referenced();
+            let (key, value) = referenced(NAMESPACE);
             out.push_str(&format!(
-                "{{{{- if eq $.Values.place \"waypoint\" }}}}\n  annotations:\n    {key}: {value}\n{{{{- end }}}}\n"
+                "{{{{- if ne $.Values.place \"sidecar\" }}}}\n  annotations:\n    {key}: {value}\n{{{{- end }}}}\n"
             ));
         }
         out
@@ -44,12 +44,6 @@ impl Fill for Expressions<'_> {
     }
 
     fn target(&self, kind: Kind) -> String {
-        let (selector, labels) = match kind {
-            Kind::EnvoyFilter => ("workloadSelector", "labels"),
-            Kind::WasmPlugin | Kind::TrafficExtension => ("selector", "matchLabels"),
-        };
-        let select =
-            |values: &str| format!("  {selector}:\n    {labels}:\n      {{{{- toYaml {values} | nindent 6 }}}}\n");
         let modes = match kind {
             Kind::EnvoyFilter => String::new(),
             Kind::WasmPlugin | Kind::TrafficExtension => {
@@ -60,8 +54,8 @@ impl Fill for Expressions<'_> {
             "{{{{- if eq $.Values.place \"waypoint\" }}}}\n{}{{{{- else if eq $.Values.place \"gateway\" }}}}\n{}{{{{- else }}}}\n\
              {{{{- with $.Values.selector }}}}\n{}{{{{- end }}}}\n{modes}{{{{- end }}}}\n",
             waypoint(),
-            select("$.Values.gateway"),
-            select("."),
+            select(kind, "$.Values.gateway"),
+            select(kind, "."),
         )
     }
 
@@ -84,14 +78,27 @@ impl Fill for Expressions<'_> {
     }
 
     fn insertions(&self, filter: &Deployed) -> String {
-        let sidecar: String = contexts(filter).into_iter().map(|context| insertion(filter, context)).collect();
+        let at = |place| insertions(filter, place).iter().map(|into| insertion(filter, *into)).collect::<String>();
         format!(
             "{{{{- if eq $.Values.place \"waypoint\" }}}}\n{}{{{{- else if eq $.Values.place \"gateway\" }}}}\n{}{{{{- else }}}}\n\
-             {sidecar}{{{{- end }}}}\n",
-            insertion(filter, context(Place::Waypoint)),
-            insertion(filter, context(Place::Gateway)),
+             {}{{{{- end }}}}\n",
+            at(Place::Waypoint),
+            at(Place::Gateway),
+            at(Place::Sidecar),
         )
     }
+}
+
+/// The namespace of the source of thresholds.
+const NAMESPACE: &str = "{{ $.Values.thresholds.namespace }}";
+
+/// Selects pods by labels that stand there in the values.
+fn select(kind: Kind, values: &str) -> String {
+    let (selector, labels) = match kind {
+        Kind::EnvoyFilter => ("workloadSelector", "labels"),
+        Kind::WasmPlugin | Kind::TrafficExtension => ("selector", "matchLabels"),
+    };
+    format!("  {selector}:\n    {labels}:\n      {{{{- toYaml {values} | nindent 6 }}}}\n")
 }
 
 fn waypoint() -> String {
@@ -137,8 +144,13 @@ fn template(filter: &Deployed) -> String {
         };
         out.push_str(&format!("{{{{- if eq $.Values.kind \"{}\" }}}}\n---\n{written}", kind.name()));
         if filter.asks() && kind != Kind::EnvoyFilter {
-            let source = source(filter, "  namespace: {{ $.Release.Namespace }}\n", &waypoint());
-            out.push_str(&format!("{{{{- if eq $.Values.place \"waypoint\" }}}}\n---\n{source}{{{{- end }}}}\n"));
+            let target = format!(
+                "{{{{- if eq $.Values.place \"waypoint\" }}}}\n{}{{{{- else }}}}\n{}{{{{- end }}}}\n",
+                waypoint(),
+                select(Kind::EnvoyFilter, "$.Values.gateway"),
+            );
+            let source = source(filter, NAMESPACE, "  namespace: {{ $.Release.Namespace }}\n", &target);
+            out.push_str(&format!("{{{{- if ne $.Values.place \"sidecar\" }}}}\n---\n{source}{{{{- end }}}}\n"));
         }
         out.push_str("{{- end }}\n");
     }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Release;
-use super::resources::{Fill, Kind, context, contexts, envoy_filter, extension, insertion, referenced, source};
-use super::truth::{Deployed, Place};
+use super::resources::{Fill, Kind, envoy_filter, extension, insertion, insertions, referenced, source};
+use super::truth::{Deployed, Place, SOURCE};
 use super::yaml::{block, comment, text};
 
 /// With what is known.
@@ -55,7 +55,7 @@ impl Fill for Plain<'_> {
     }
 
     fn insertions(&self, filter: &Deployed) -> String {
-        contexts(filter).into_iter().map(|context| insertion(filter, context)).collect()
+        insertions(filter, Place::Sidecar).iter().map(|into| insertion(filter, *into)).collect()
     }
 }
 
@@ -84,11 +84,9 @@ pub(crate) fn files(filter: &Deployed, release: &Release) -> Vec<(String, String
             let folder = format!("{}/{}/{folder}", filter.name, place.name());
             let base = format!("../../{}", kind.name().to_lowercase());
             let mut resources = vec![base];
-            if place == Place::Waypoint && filter.asks() && kind != Kind::EnvoyFilter {
-                files.push((
-                    format!("{folder}/source.yaml"),
-                    source(filter, "", &target(Kind::EnvoyFilter, Place::Waypoint)),
-                ));
+            if place != Place::Sidecar && filter.asks() && kind != Kind::EnvoyFilter {
+                let source = source(filter, SOURCE.1, "", &target(Kind::EnvoyFilter, place));
+                files.push((format!("{folder}/source.yaml"), source));
                 resources.push("source.yaml".to_owned());
             }
             let patches = patches(filter, kind, place);
@@ -165,18 +163,18 @@ fn patches(filter: &Deployed, kind: Kind, place: Place) -> String {
             add("add", "/spec/match".into(), Some(json!([{ "mode": filter.mode.name() }])), filter.why_mode);
         }
         (Kind::EnvoyFilter, Place::Gateway | Place::Waypoint) => {
-            let written = contexts(filter);
-            if written.len() > 1 {
-                add("remove", "/spec/configPatches/2".into(), None, "");
+            // The first is the configuration; one insertion is left, and made the place's.
+            for more in (1..insertions(filter, Place::Sidecar).len()).rev() {
+                add("remove", format!("/spec/configPatches/{}", more.saturating_add(1)), None, "");
             }
-            if written.first() != Some(&context(place)) {
-                let path = "/spec/configPatches/1/match/context".into();
+            for into in insertions(filter, place) {
                 let why = if place == Place::Waypoint { "What a waypoint lets in is inbound to Istio." } else { "" };
-                add("replace", path, Some(context(place).into()), why);
+                add("replace", "/spec/configPatches/1/match".into(), Some(into.matched(filter)), why);
             }
-            if place == Place::Waypoint && filter.asks() {
-                let (key, value) = referenced();
-                let why = "The cluster of the source of thresholds, which a waypoint has only when told.";
+            if filter.asks() {
+                let (key, value) = referenced(SOURCE.1);
+                let why = "The cluster of the source of thresholds, which a waypoint has only when told, and a gateway whose \
+                    clusters are filtered.";
                 add("add", "/metadata/annotations".into(), Some(json!({ key: value })), why);
             }
         }

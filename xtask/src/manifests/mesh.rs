@@ -37,8 +37,9 @@ pub(crate) fn of_the_mesh() -> String {
 /// What the mesh's configuration has to say: values of istiod's chart.
 pub(crate) fn istiod_values(filters: &[Deployed]) -> String {
     let mut out = comment(
-        "Values of istiod's chart: helm upgrade istiod istio/istiod -n istio-system --reuse-values -f istiod-values.yaml. A list \
-         takes the place of the one that is there: if there are providers of your own, put them in.",
+        "Values of istiod's chart: helm upgrade istiod istio/istiod -n istio-system --version <the one that runs> --reuse-values \
+         -f istiod-values.yaml; without a version that would upgrade istiod too. A list takes the place of the one that is \
+         there: if there are providers of your own, put them in.",
         0,
     );
     out.push_str("meshConfig:\n  # The default log prints paths and headers as they are.\n  accessLogFile: \"\"\n  extensionProviders:\n");
@@ -161,7 +162,7 @@ impl Source {
             { "name": "tmp", "emptyDir": { "sizeLimit": "16Mi" } },
         ]);
         format!(
-            "apiVersion: apps/v1\nkind: Deployment\n{}spec:\n  replicas: 2\n  selector:\n    matchLabels:\n{}  template:\n    metadata:\n      \
+            "apiVersion: apps/v1\nkind: Deployment\n{}spec:\n  # While it is away, breakers keep the rules that they have.\n  replicas: 1\n  selector:\n    matchLabels:\n{}  template:\n    metadata:\n      \
              labels:\n{}    spec:\n{}      containers:\n        - name: nginx\n          image: {}\n{}      \
              # The whole folder: a file of it by subPath would never change.\n      volumes:\n{}",
             self.metadata(),

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::truth::{Deployed, Mode, Place, Position, SOURCE, host};
+use super::truth::{Deployed, Mode, Place, Position, host};
 use super::yaml::{block, comment, text};
 
 /// The three resources that put a module into a proxy.
@@ -82,8 +82,8 @@ fn head(kind: Kind, name: &str, fill: &dyn Fill) -> String {
     )
 }
 
-const RESOURCES: &str = "Resources: each worker of the proxy, and its main thread, has a VM of its own for the module, of about \
-    1.3 MB, and the module is compiled when the proxy loads it: docs/benchmarks.md says what that and a request cost.";
+const RESOURCES: &str = "Resources: each worker of the proxy, and its main thread, has a VM of its own for the module, of 1 to \
+    2 MB, and the module is compiled when the proxy loads it: docs/performance.md says what that and a request cost.";
 
 fn failure(filter: &Deployed, kind: Kind) -> String {
     let missing = filter.when_missing;
@@ -213,64 +213,98 @@ pub(crate) fn envoy_filter(filter: &Deployed, fill: &dyn Fill) -> String {
     out
 }
 
-/// The patch that inserts it in that context.
-pub(crate) fn insertion(filter: &Deployed, context: &str) -> String {
-    let resource = resource(filter);
-    let (operation, sub) = match filter.position {
-        Position::First(_) => ("INSERT_FIRST", ""),
-        Position::Last => {
-            ("INSERT_BEFORE", "              subFilter:\n                name: envoy.filters.http.router\n")
+/// Listeners which listeners a patch inserts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listeners {
+    /// What comes in to a sidecar, but for what comes through a tunnel.
+    Inbound,
+    /// What comes in through a tunnel (HBONE), to a sidecar that takes part in it, and all that comes to a waypoint. The
+    /// listener that ends the tunnels has requests of its own, each of them a tunnel: it is another, and gets nothing.
+    Tunnelled,
+    /// What a workload calls: these listeners have names of their own.
+    Outbound,
+    /// What comes to a gateway.
+    Gateway,
+}
+
+impl Listeners {
+    /// What the patch matches.
+    pub(crate) fn matched(self, filter: &Deployed) -> Value {
+        let (context, name) = match self {
+            Self::Inbound => ("SIDECAR_INBOUND", Some("virtualInbound")),
+            Self::Tunnelled => ("SIDECAR_INBOUND", Some("main_internal")),
+            Self::Outbound => ("SIDECAR_OUTBOUND", None),
+            Self::Gateway => ("GATEWAY", None),
+        };
+        let mut manager = json!({ "name": "envoy.filters.network.http_connection_manager" });
+        if filter.position == Position::Last {
+            manager["subFilter"] = json!({ "name": "envoy.filters.http.router" });
         }
+        let mut listener = json!({ "filterChain": { "filter": manager } });
+        if let Some(name) = name {
+            listener["name"] = name.into();
+        }
+        json!({ "context": context, "listener": listener })
+    }
+}
+
+/// The patch that inserts it there.
+pub(crate) fn insertion(filter: &Deployed, into: Listeners) -> String {
+    let resource = resource(filter);
+    let operation = match filter.position {
+        Position::First(_) => "INSERT_FIRST",
+        Position::Last => "INSERT_BEFORE",
     };
     let why = comment(filter.why_there, 4);
+    let tunnelled = match into {
+        Listeners::Tunnelled => {
+            comment("Of what comes through a tunnel (HBONE); the tunnels themselves are no requests.", 6)
+        }
+        _ => String::new(),
+    };
     format!(
-        "{why}    - applyTo: HTTP_FILTER\n      match:\n        context: {context}\n        listener:\n          filterChain:\n            \
-         filter:\n              name: envoy.filters.network.http_connection_manager\n{sub}      patch:\n        \
-         operation: {operation}\n        value:\n          name: {resource}\n          config_discovery:\n            \
+        "{why}    - applyTo: HTTP_FILTER\n{tunnelled}      match:\n{}      patch:\n        operation: {operation}\n        value:\n          name: {resource}\n          config_discovery:\n            \
          config_source:\n              ads: {{}}\n              resource_api_version: V3\n              \
          # No listener before an answer is there.\n              initial_fetch_timeout: 0s\n            type_urls:\n              \
          - type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm\n              \
          # What the agent puts in its place when the module cannot be pulled.\n              \
          - type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n            \
          # Until there is a configuration that it takes, it lets all pass; else every request would get 500.\n            \
-         default_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n"
+         default_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n",
+        block(&into.matched(filter), 8),
     )
 }
 
-/// The contexts of a sidecar.
-pub(crate) fn contexts(filter: &Deployed) -> Vec<&'static str> {
-    match filter.mode {
-        Mode::Both => vec!["SIDECAR_INBOUND", "SIDECAR_OUTBOUND"],
-        Mode::Client => vec!["SIDECAR_OUTBOUND"],
+/// Where it is inserted. To Istio a waypoint's listeners are those of a sidecar for what comes in.
+pub(crate) fn insertions(filter: &Deployed, place: Place) -> &'static [Listeners] {
+    match (place, filter.mode) {
+        (Place::Sidecar, Mode::Both) => &[Listeners::Inbound, Listeners::Tunnelled, Listeners::Outbound],
+        (Place::Sidecar, Mode::Client) => &[Listeners::Outbound],
+        (Place::Gateway, _) => &[Listeners::Gateway],
+        (Place::Waypoint, _) => &[Listeners::Tunnelled],
     }
 }
 
-/// The context of a gateway, or of a waypoint, whose listeners are to Istio those of a sidecar for what comes in.
-pub(crate) const fn context(place: Place) -> &'static str {
-    match place {
-        Place::Gateway => "GATEWAY",
-        Place::Sidecar | Place::Waypoint => "SIDECAR_INBOUND",
-    }
+/// The annotation by which a waypoint, and a gateway whose clusters are filtered, has the cluster of the source of
+/// thresholds in that namespace.
+pub(crate) fn referenced(namespace: &str) -> (&'static str, String) {
+    ("envoyfilter.istio.io/referenced-services", format!("{namespace}/{}", host(namespace)))
 }
 
-/// The annotation by which a waypoint has the cluster of the source of thresholds.
-pub(crate) fn referenced() -> (&'static str, String) {
-    ("envoyfilter.istio.io/referenced-services", format!("{}/{}", SOURCE.1, host()))
-}
-
-/// The name of what only gives a waypoint the source's cluster.
+/// The name of what only gives a proxy the source's cluster.
 pub(crate) fn source_name(filter: &Deployed) -> String {
     format!("{}-source", filter.name)
 }
 
-/// What only gives a waypoint the source's cluster; lines of metadata, and of the target.
-pub(crate) fn source(filter: &Deployed, metadata: &str, target: &str) -> String {
+/// What only gives a proxy the cluster of the source in that namespace; lines of metadata, and of the target.
+pub(crate) fn source(filter: &Deployed, namespace: &str, metadata: &str, target: &str) -> String {
     let why = comment(
-        "A waypoint has clusters of its own services alone, and of what is named here: the source of thresholds, which the \
-         breaker asks. This patches nothing. Istio 1.26 and later.",
+        "A waypoint has clusters of its own services alone, as has a gateway where istiod runs with \
+         PILOT_FILTER_GATEWAY_CLUSTER_CONFIG, and of what is named here: the source of thresholds, which the breaker asks. \
+         This patches nothing. Istio 1.26 and later.",
         0,
     );
-    let (key, value) = referenced();
+    let (key, value) = referenced(namespace);
     let (group, version) = Kind::EnvoyFilter.group();
     format!(
         "{why}apiVersion: {group}/{version}\nkind: EnvoyFilter\nmetadata:\n  name: {}\n{metadata}  annotations:\n    {key}: {value}\n\
@@ -283,6 +317,10 @@ pub(crate) fn source(filter: &Deployed, metadata: &str, target: &str) -> String 
 pub(crate) fn envoy_gateway(filter: &Deployed, url: &str, digest: Option<&str>) -> String {
     let mut out =
         comment(&format!("{} {}, in Envoy Gateway: for all routes of the Gateway `eg`.", filter.name, filter.does), 0);
+    out.push_str(&comment(
+        "Of several policies for one target the oldest alone counts: for more than one filter, one policy.",
+        0,
+    ));
     if filter.asks() {
         out.push_str(&comment(
             "Without a source: clusters are made of routes there, and a source of thresholds has none of a name that can be \

@@ -137,13 +137,12 @@ impl Deployed {
 
 /// The source's cluster, as Istio names it.
 pub(crate) fn cluster() -> String {
-    format!("outbound|80||{}", host())
+    format!("outbound|80||{}", host(SOURCE.1))
 }
 
-/// The source's host.
-pub(crate) fn host() -> String {
-    let (service, namespace) = SOURCE;
-    format!("{service}.{namespace}.svc.cluster.local")
+/// The source's host, in that namespace.
+pub(crate) fn host(namespace: &str) -> String {
+    format!("{}.{namespace}.svc.cluster.local", SOURCE.0)
 }
 
 fn trace_id(place: Place) -> Value {
