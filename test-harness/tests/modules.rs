@@ -34,8 +34,8 @@ const SHIPPED: [(&str, usize); 5] = [
     ("suite", 580_000),
 ];
 
-const KIT: [&str; 9] =
-    ["trace-id", "latency", "log-scrub", "circuit-breaker", "suite", "noop", "called", "trap", "duo"];
+const KIT: [&str; 10] =
+    ["trace-id", "latency", "log-scrub", "circuit-breaker", "suite", "noop", "called", "trap", "duo", "api-key"];
 
 /// With the proxy-wasm crate, as one writes it.
 const PLAIN: [&str; 5] = ["noop-sdk", "trace-id-sdk", "latency-sdk", "log-scrub-sdk", "circuit-breaker-sdk"];

@@ -52,8 +52,20 @@ fn generate() -> Result<Vec<(PathBuf, String)>> {
         let text = if path.ends_with("README.md") { fill(&text, "detectors", &detectors()?)? } else { text };
         files.push((path, text));
     }
+    files.push(guide()?);
     files.extend(benchmarks::pages()?);
     Ok(files)
+}
+
+/// The kit's guide, with the example's source and its test.
+fn guide() -> Result<(PathBuf, String)> {
+    let (root, path) = (root()?, root()?.join("filters/kit/README.md"));
+    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| path.display().to_string());
+    // No example of the kit's own documentation: there it is without its crate.
+    let shown = |path: &str| Ok::<_, anyhow::Error>(format!("```rust,ignore\n{}```\n", read(&root.join(path))?));
+    let page = fill(&read(&path)?, "example", &shown("examples/api-key/src/lib.rs")?)?;
+    let page = fill(&page, "test", &shown("examples/api-key/tests/requests.rs")?)?;
+    Ok((path, page))
 }
 
 /// `table` makes the table of its configuration.

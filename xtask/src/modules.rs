@@ -24,8 +24,8 @@ pub const SHIPPED: [(&str, usize); 5] = [
     ("suite", 580_000),
 ];
 
-/// What only tests load.
-const TESTED: [&str; 6] = ["noop", "called", "hostcalls", "trap", "duo", "kernels"];
+/// What only tests load, and the example of a filter of one's own.
+const TESTED: [&str; 7] = ["noop", "called", "hostcalls", "trap", "duo", "kernels", "api-key"];
 
 /// Built for processors of the proxy's VM that take sixteen bytes at once, which all of V8 do: what reads whole bodies.
 const WIDE: [&str; 3] = ["kernels", "log-scrub", "suite"];
