@@ -1,7 +1,7 @@
 //! What is generated: a schema per filter, the tables in its README between `<!-- name -->` and `<!-- end -->`, and what
 //! the last run of the benchmarks came to, and what is in the modules.
 
-use crate::{manifests, matrix};
+use crate::{manifests, matrix, pages};
 use anyhow::{Context as _, Result, ensure};
 use circuit_breaker::CircuitBreaker;
 use kit::{Filter, Metric, MetricKind, tag_regex};
@@ -31,6 +31,7 @@ pub(crate) fn check() -> Result<()> {
     let stale = generate()?.into_iter().filter(|(path, text)| fs::read_to_string(path).ok().as_ref() != Some(text));
     let stale: Vec<String> = stale.map(|(path, _)| path.display().to_string()).collect();
     ensure!(stale.is_empty(), "not up to date, run `make docs`: {}", stale.join(", "));
+    pages::check(&root()?)?;
     manifests::check()?;
     matrix::check()
 }

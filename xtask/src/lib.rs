@@ -6,6 +6,7 @@ mod docs;
 mod manifests;
 mod matrix;
 mod modules;
+mod pages;
 mod plot;
 mod sizes;
 
