@@ -44,7 +44,6 @@ pub struct Arm {
     versus: Option<String>,
     goal: Option<f64>,
     ours: bool,
-    headline: bool,
 }
 
 impl Arm {
@@ -62,7 +61,6 @@ impl Arm {
             versus: None,
             goal: None,
             ours: false,
-            headline: false,
         }
     }
 
@@ -124,12 +122,6 @@ impl Arm {
         self.ours = true;
         self
     }
-
-    /// Shows it where only the most telling arms are shown.
-    pub fn headline(mut self) -> Self {
-        self.headline = true;
-        self
-    }
 }
 
 /// How long and how is measured.
@@ -175,8 +167,6 @@ pub struct Row {
     pub goal: Option<f64>,
     /// Whether this project makes it.
     pub ours: bool,
-    /// Whether it is one of the most telling.
-    pub headline: bool,
 }
 
 /// What came out.
@@ -466,7 +456,6 @@ fn report(envoy: String, settings: Settings, arms: &[Arm], pairs: &[Pair], sampl
             ratio,
             goal: arm.goal,
             ours: arm.ours,
-            headline: arm.headline,
         }
     });
     Report {

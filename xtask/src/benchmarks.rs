@@ -67,7 +67,6 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<(String, Estimate)>,
     goal: Option<f64>,
     pub(crate) ours: bool,
-    headline: bool,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +122,8 @@ pub(crate) fn pages() -> Result<Vec<(PathBuf, String)>> {
     let page = fill(&page, "requests", &requests(&results, |row| !four(row) && !calls(row)))?;
     let page = fill(&page, "modules", &modules(&results.modules))?;
     let page = fill(&page, "bodies", &bodies(&results.bodies))?;
-    let short = format!("{}\n{}", origin(&results), requests(&results, |row| row.headline));
+    let alone = |row: &Row| four(row) && row.name.ends_with("alone");
+    let short = format!("{}\n{}", origin(&results), requests(&results, |row| alone(row) || row.name == TWICE));
     let readme = fill(&read(&readme_path)?, "benchmarks", &short)?;
     let page = fill(&page, "sizes", &sizes::table()?)?;
     let each = plot::bars(&results, |row| !four(row) && !calls(row));

@@ -144,7 +144,7 @@ mod tests {
         let row = |name: &str, ours: bool| {
             serde_json::json!({
                 "group": "g", "name": name, "cost": estimate(3.0), "ratio": ["a", estimate(1.5)], "goal": null,
-                "ours": ours, "headline": false,
+                "ours": ours,
             })
         };
         let results = serde_json::json!({

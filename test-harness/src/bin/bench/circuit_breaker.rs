@@ -24,9 +24,9 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     let arm = |name, filter| Arm::new(GROUP, name).filter(filter).upstream();
     let chain = |name, filter| arm(name, filter).repeat(TIMES);
     Ok(vec![
-        chain(LUA, script("breaker.lua")?).headline(),
-        chain("circuit-breaker, one rule, in a chain, upstream", ours(one.clone())?).versus(LUA).ours().headline(),
-        chain("a breaker by proxy-wasm, in a chain, upstream", plain).versus(LUA).headline(),
+        chain(LUA, script("breaker.lua")?),
+        chain("circuit-breaker, one rule, in a chain, upstream", ours(one.clone())?).versus(LUA).ours(),
+        chain("a breaker by proxy-wasm, in a chain, upstream", plain).versus(LUA),
         chain("circuit-breaker, two rules, in a chain, upstream", ours(rules)?).versus(LUA).ours(),
         chain("circuit-breaker, no rule meets, in a chain, upstream", ours(none)?).versus(LUA).ours(),
         arm(LUA_ALONE, script("breaker.lua")?),

@@ -13,13 +13,13 @@ const SDK_UPSTREAM: &str = "latency by proxy-wasm, upstream";
 
 pub(crate) fn arms() -> Result<Vec<Arm>> {
     let arm = |name, module| Ok::<_, anyhow::Error>(Arm::new(GROUP, name).filter(wasm(module)?));
-    let ours = |arm: Arm, sdk| arm.versus(sdk).goal(0.5).ours().headline();
+    let ours = |arm: Arm, sdk| arm.versus(sdk).goal(0.5).ours();
     let lua = "latency's first byte in Lua, in a chain";
     Ok(vec![
-        arm(SDK_CHAIN, "latency-sdk")?.repeat(TIMES).headline(),
+        arm(SDK_CHAIN, "latency-sdk")?.repeat(TIMES),
         ours(arm("latency, in a chain", "latency")?.repeat(TIMES), SDK_CHAIN),
-        Arm::new(GROUP, lua).filter(script("latency.lua")?).repeat(TIMES).versus(SDK_CHAIN).headline(),
-        arm(SDK_UPSTREAM, "latency-sdk")?.repeat(TIMES).upstream().headline(),
+        Arm::new(GROUP, lua).filter(script("latency.lua")?).repeat(TIMES).versus(SDK_CHAIN),
+        arm(SDK_UPSTREAM, "latency-sdk")?.repeat(TIMES).upstream(),
         ours(arm("latency, in a chain, upstream", "latency")?.repeat(TIMES).upstream(), SDK_UPSTREAM),
         arm(SDK_ALONE, "latency-sdk")?,
         ours(arm("latency, alone", "latency")?, SDK_ALONE),

@@ -34,14 +34,14 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     };
     let arm = |name, filter| Arm::new(GROUP, name).headers(MORE).filter(filter);
     let chain = |name, filter| arm(name, filter).repeat(TIMES);
-    let goal = |arm: Arm, lua| arm.versus(lua).goal(0.6).ours().headline();
+    let goal = |arm: Arm, lua| arm.versus(lua).goal(0.6).ours();
     Ok(vec![
-        chain(LUA, script("headers.lua")?).headline(),
+        chain(LUA, script("headers.lua")?),
         goal(chain("log-scrub, path, 14 headers, in a chain", ours("json")?), LUA),
         chain("log-scrub, each header a copy, chain", ours("each")?).versus(LUA).ours(),
         chain("log-scrub, default, in a chain", wasm("log-scrub")?).versus(LUA).ours(),
         chain("log-scrub by proxy-wasm, in a chain", wasm("log-scrub-sdk")?).versus(LUA),
-        chain("Lua with three patterns, in a chain", script("patterns.lua")?).versus(LUA).headline(),
+        chain("Lua with three patterns, in a chain", script("patterns.lua")?).versus(LUA),
         arm(LUA_ALONE, script("headers.lua")?),
         goal(arm("log-scrub, path, 14 headers, alone", ours("json")?), LUA_ALONE),
     ])

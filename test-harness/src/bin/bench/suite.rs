@@ -43,14 +43,14 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     Ok(vec![
         plain(PLAIN)?.repeat(TIMES),
         third(chain("suite, all four on, in a chain")?, PLAIN),
-        plain(PLAIN_UPSTREAM)?.repeat(TIMES).upstream().headline(),
-        third(chain("suite, all four on, in a chain, upstream")?.upstream(), PLAIN_UPSTREAM).headline(),
-        plain(PLAIN_ALONE)?.headline(),
-        separate.filter(wasm("circuit-breaker")?.config(rules.clone())).versus(PLAIN_ALONE).ours().headline(),
-        third(suite("suite, all four on, alone")?, PLAIN_ALONE).headline(),
-        arm(EMPTY_ALONE).filter(wasm("noop-sdk")?).headline(),
-        arm(HOSTCALLS).filter(floor).versus(EMPTY_ALONE).headline(),
-        suite("the same suite beside one that is empty")?.versus(EMPTY_ALONE).goal(2.0).headline(),
+        plain(PLAIN_UPSTREAM)?.repeat(TIMES).upstream(),
+        third(chain("suite, all four on, in a chain, upstream")?.upstream(), PLAIN_UPSTREAM),
+        plain(PLAIN_ALONE)?,
+        separate.filter(wasm("circuit-breaker")?.config(rules.clone())).versus(PLAIN_ALONE).ours(),
+        third(suite("suite, all four on, alone")?, PLAIN_ALONE),
+        arm(EMPTY_ALONE).filter(wasm("noop-sdk")?),
+        arm(HOSTCALLS).filter(floor).versus(EMPTY_ALONE),
+        suite("the same suite beside one that is empty")?.versus(EMPTY_ALONE).goal(2.0),
         arm("suite, what can be left out left out, alone")
             .filter(wasm("suite")?.config(configuration("suite-lean")?))
             .versus(PLAIN_ALONE)

@@ -21,7 +21,7 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
     let chained = wasm("trace-id")?.config(json!({ "follow_tracer": "never" }));
     let alone = |case: &Case| Ok::<_, anyhow::Error>(wasm("trace-id")?.config(case.config.clone()));
     let arm = |name, case: &Case, filter| Arm::new(GROUP, name).headers(case.wire_request().headers).filter(filter);
-    let chain = |name, filter| arm(name, &continuing, filter).repeat(TIMES).headline();
+    let chain = |name, filter| arm(name, &continuing, filter).repeat(TIMES);
     let ours = |arm: Arm, lua| arm.versus(lua).goal(0.5).ours();
     Ok(vec![
         chain(LUA_CHAIN, lua()?),
@@ -29,7 +29,7 @@ pub(crate) fn arms() -> Result<Vec<Arm>> {
         chain("trace id by proxy-wasm, in a chain", wasm("trace-id-sdk")?).versus(LUA_CHAIN),
         arm(LUA_GENERATING, &generating, lua()?),
         ours(arm("trace-id, alone, generating", &generating, alone(&generating)?), LUA_GENERATING),
-        arm(LUA_CONTINUING, &continuing, lua()?).headline(),
-        ours(arm("trace-id, alone, continuing", &continuing, alone(&continuing)?), LUA_CONTINUING).headline(),
+        arm(LUA_CONTINUING, &continuing, lua()?),
+        ours(arm("trace-id, alone, continuing", &continuing, alone(&continuing)?), LUA_CONTINUING),
     ])
 }
