@@ -7,9 +7,10 @@ mod manifests;
 mod matrix;
 mod modules;
 mod plot;
+pub mod release;
 mod sizes;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 pub use modules::{SHIPPED, TARGET};
 
@@ -32,4 +33,11 @@ pub fn run(arguments: &[&str]) -> Result<()> {
              | sizes [--functions]"
         ),
     }
+}
+
+/// What went wrong, for people: a line, and one for each cause, whatever `RUST_BACKTRACE` says.
+#[must_use]
+pub fn explained(error: &Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    causes.join("\n  because: ")
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::docs::root;
 use crate::modules::SHIPPED;
+use crate::release;
 
 /// Which images the manifests name. It is kept beside them, so that one can see whether they are up to date.
 #[derive(Debug, Deserialize, Serialize)]
@@ -65,9 +66,9 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let mut asked = false;
     for pair in arguments.chunks(2) {
         match pair {
-            ["--version", version] => release.version = version_of(version)?,
+            ["--version", version] => release.version = release::version(version)?,
             ["--registry", registry] => {
-                (release.registry, asked) = (registry_of(registry)?, true);
+                (release.registry, asked) = (release::registry(registry)?, true);
             }
             _ => bail!("usage: xtask manifests [--version <tag>] [--registry <host[:port]/path>]"),
         }
@@ -118,24 +119,6 @@ pub(crate) fn check() -> Result<()> {
     let stale: Vec<String> = stale.iter().map(|path| path.display().to_string()).collect();
     ensure!(stale.is_empty(), "not up to date, run `make manifests`: {}", stale.join(", "));
     Ok(())
-}
-
-fn version_of(text: &str) -> Result<String> {
-    // An image's tag, and a chart's version, which has three numbers.
-    let tag = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let (numbers, _) = text.split_once('-').unwrap_or((text, ""));
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let three = numbers.split('.').count() == 3 && numbers.split('.').all(number);
-    ensure!(three && text.len() <= 128 && text.bytes().all(tag), "`{text}` is no version: give one such as 1.2.3");
-    Ok(text.to_owned())
-}
-
-fn registry_of(text: &str) -> Result<String> {
-    let text = text.trim_end_matches('/');
-    let sign = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:/".contains(&byte);
-    let right = !text.is_empty() && !text.contains("://") && text.bytes().all(sign);
-    ensure!(right, "`{text}` is no registry: give <host[:port]/path>, without a scheme");
-    Ok(text.to_owned())
 }
 
 /// The digest of the image of that tag in an OCI layout, if there is one.
@@ -223,18 +206,6 @@ mod tests {
         assert_eq!(digest(layout.path(), "2.0.0").unwrap(), None);
         write("sha512:00");
         assert!(digest(layout.path(), "1.0.0").is_err());
-    }
-
-    #[test]
-    fn what_is_no_registry_or_version_is_refused() {
-        assert_eq!(registry_of("localhost:5000/a/").unwrap(), "localhost:5000/a");
-        for wrong in ["", "https://a", "oci://a/b", "a b", "a\nb", "{{ a }}"] {
-            assert!(registry_of(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(version_of("1.2.3-rc.1").unwrap(), "1.2.3-rc.1");
-        for wrong in ["", "latest", "1.2", "v1.2.3", "1.2.3+4", "1.2.3-\"", &format!("1.2.3-{}", "1".repeat(129))] {
-            assert!(version_of(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]
