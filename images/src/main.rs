@@ -197,7 +197,7 @@ async fn push(show: &Show, dist: &Path, version: &str, options: &Push) -> Result
     let others = others(&registry, version, &all).await?;
     ensure!(
         options.moves || others.is_empty(),
-        "nothing was pushed, which would move what is there to other images: give another VERSION, or MOVE=1 to move it{}",
+        "nothing was pushed, for these tags are there with other images: give another VERSION, or MOVE=1 to move them{}",
         others.concat()
     );
     let bar = bar(all.iter().flat_map(|(_, images)| images).map(|(_, image)| image.size()).sum());

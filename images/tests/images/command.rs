@@ -136,7 +136,7 @@ async fn a_tag_that_is_there_with_another_image_is_moved_only_when_told_to() -> 
     assert!(before > 0, "{}", docker.log());
     // The suite, which is not there yet, comes after: it is not pushed either.
     let run = push(second.path(), &to, &["--plain-http", "suite"], &[]).await?;
-    run.refused(&["nothing was pushed", "give another VERSION, or MOVE=1 to move it"]);
+    run.refused(&["nothing was pushed", "give another VERSION, or MOVE=1 to move them"]);
     for (form, (was, is)) in Form::ALL.into_iter().zip(was.iter().zip(&is)) {
         let line = format!("  {to}/{NAME}:{} was {was}, and is {is} here", form.tag(VERSION));
         assert!(run.error.lines().any(|said| said == line), "no {line:?} in {}", run.error);
