@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -94,12 +94,17 @@ sizes: modules ## Say what is in the modules, by crate, and write docs/sizes.jso
 
 images_of = $(CARGO) run --quiet --locked --package images -- $(1) $(if $(VERSION),--version "$(VERSION)")
 pushed = --registry "$(REGISTRY)" $(if $(PLAIN_HTTP),--plain-http) -- $(NAMES)
+push = $(call images_of,push) $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(if $(MOVE),--move)
 
 images: modules ## Make OCI images of the modules in dist/images/, with SBOMs and checksums: VERSION=…, SOURCE=<url>
 	@$(call images_of,build) $(if $(SOURCE),--source "$(SOURCE)") $(if $(REVISION),--revision "$(REVISION)")
 
-push: registry-asked images ## Push them: REGISTRY=<host[:port]/path>, VERSION=…, NAMES="…", SIGN_KEY=<pem>, PLAIN_HTTP=1
-	@$(call images_of,push) $(if $(SIGN_KEY),--sign-key "$(SIGN_KEY)") $(pushed)
+push: push-checked images ## Push them: REGISTRY=<host[:port]/path>, VERSION=…, NAMES="…", SIGN_KEY=<pem>, MOVE=1, PLAIN_HTTP=1
+	@$(push) $(pushed)
+
+# What is wrong with these shall be said before modules are built, which takes minutes.
+push-checked: registry-asked
+	@$(push) --check $(pushed)
 
 verify: registry-asked ## Check what was pushed, as the mesh pulls it, and its signatures: REGISTRY=…, KEY=<public pem>
 	@test -n "$(KEY)" || { echo "give KEY=<public key, pem>" >&2; exit 1; }

@@ -19,6 +19,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path};
 use wasmparser::{Parser, Payload};
+use xtask::release;
 
 /// The annotation that says which version of the Proxy-Wasm ABI the module speaks.
 pub const ABI: &str = "proxy-wasm.abi";
@@ -47,7 +48,7 @@ impl Form {
     pub fn tag(self, version: &str) -> String {
         match self {
             Self::Image => version.to_owned(),
-            Self::Artifact => format!("{version}-artifact"),
+            Self::Artifact => [version, release::ARTIFACT].concat(),
         }
     }
 
@@ -188,14 +189,10 @@ pub fn digest(bytes: &[u8]) -> String {
 /// Builds the image of that form.
 ///
 /// # Errors
-/// When the bytes are no module of the Proxy-Wasm ABI, or more than the mesh takes; when the version is no tag.
+/// When the bytes are no module of the Proxy-Wasm ABI, or more than the mesh takes; when the version is none.
 pub fn image(module: &Module, form: Form) -> Result<Image> {
     let Module { name, wasm, .. } = module;
-    ensure!(
-        is_tag(&form.tag(&module.version)),
-        "`{}` cannot be a version: a tag has letters, digits, `.`, `_` and `-`, begins with no `.` or `-`, and is no longer than 128",
-        module.version
-    );
+    release::version(&module.version)?;
     let abi = abi(wasm).with_context(|| format!("{name} is no module that a proxy loads"))?;
     ensure!(mesh::fits(wasm.len()), "{name} has {} bytes, the mesh takes {} at most", wasm.len(), mesh::LARGEST_MODULE);
     let (config, layers) = match form {
@@ -235,13 +232,6 @@ fn annotations(module: &Module, abi: &str) -> BTreeMap<String, String> {
     ];
     let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone())));
     known.chain([(ABI.to_owned(), abi.to_owned())]).collect()
-}
-
-/// Whether a registry takes it as a tag.
-fn is_tag(text: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let mut bytes = text.bytes();
-    text.len() <= 128 && bytes.next().is_some_and(word) && bytes.all(|byte| word(byte) || b".-".contains(&byte))
 }
 
 /// The version of the ABI, by what the module exports to say so.

@@ -7,11 +7,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::{OwoColorize as _, Style};
 use std::{
     fs,
-    io::{IsTerminal as _, stderr, stdout},
+    io::{self, IsTerminal as _, stderr, stdout},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
-use xtask::SHIPPED;
+use xtask::{SHIPPED, release};
 
 /// The modules as OCI images.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long, global = true, default_value_os_t = root().join("dist"))]
     dist: PathBuf,
     /// The version of the images, which is their tag.
-    #[arg(long, global = true, default_value = env!("CARGO_PKG_VERSION"))]
+    #[arg(long, global = true, default_value = env!("CARGO_PKG_VERSION"), value_parser = release::version)]
     version: String,
     #[command(subcommand)]
     task: Task,
@@ -38,13 +38,7 @@ enum Task {
         revision: Option<String>,
     },
     /// Pushes images, and pulls each as the mesh does.
-    Push {
-        #[command(flatten)]
-        place: Place,
-        /// Sign with this private key.
-        #[arg(long)]
-        sign_key: Option<PathBuf>,
-    },
+    Push(Push),
     /// Pulls images as the mesh does, and checks their signatures.
     Verify {
         #[command(flatten)]
@@ -56,15 +50,31 @@ enum Task {
 }
 
 #[derive(clap::Args)]
+struct Push {
+    #[command(flatten)]
+    place: Place,
+    /// Sign with this private key.
+    #[arg(long)]
+    sign_key: Option<PathBuf>,
+    /// Move tags that are there with other images.
+    #[arg(long = "move")]
+    moves: bool,
+    /// Only look whether what is given here can be used, before images are built: nothing is asked or sent.
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
 struct Place {
     /// `host[:port]/path`
-    #[arg(long)]
+    #[arg(long, value_parser = release::registry)]
     registry: String,
     /// Without TLS.
     #[arg(long)]
     plain_http: bool,
     /// Which; all unless told.
-    names: Vec<String>,
+    #[arg(value_parser = one_of_the_shipped)]
+    names: Vec<&'static str>,
 }
 
 impl Place {
@@ -72,16 +82,14 @@ impl Place {
         Registry::new(&self.registry, self.plain_http)
     }
 
-    fn names(&self) -> Result<Vec<&'static str>> {
-        for name in &self.names {
-            ensure!(
-                shipped().any(|there| there == name),
-                "no module {name}, there is: {}",
-                shipped().collect::<Vec<_>>().join(", ")
-            );
-        }
-        Ok(shipped().filter(|name| self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)).collect())
+    fn names(&self) -> Vec<&'static str> {
+        shipped().filter(|name| self.names.is_empty() || self.names.contains(name)).collect()
     }
+}
+
+fn one_of_the_shipped(name: &str) -> Result<&'static str> {
+    let there = || shipped().collect::<Vec<_>>().join(", ");
+    shipped().find(|shipped| *shipped == name).with_context(|| format!("no module {name}, there is: {}", there()))
 }
 
 fn shipped() -> impl Iterator<Item = &'static str> {
@@ -98,7 +106,7 @@ async fn main() -> ExitCode {
     let show = Show { coloured: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     let done = match task {
         Task::Build { source, revision } => build(&show, &dist, &version, source, revision),
-        Task::Push { place, sign_key } => push(&show, &dist, &version, &place, sign_key.as_deref()).await,
+        Task::Push(options) => push(&show, &dist, &version, &options).await,
         Task::Verify { place, key } => verify(&show, &version, &place, &key).await,
     };
     match done {
@@ -111,15 +119,19 @@ async fn main() -> ExitCode {
 }
 
 fn build(show: &Show, dist: &Path, version: &str, source: Option<String>, revision: Option<String>) -> Result<()> {
-    let crates = Crates::read(&root())?;
-    let revision = revision.or_else(|| git(&root()));
-    let folder = dist.join("images");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    }
+    let mut modules = Vec::new();
     for name in shipped() {
         let path = dist.join(format!("{name}.wasm"));
         let wasm = fs::read(&path).with_context(|| format!("no module {}: run `make modules`", path.display()))?;
+        modules.push((name, wasm));
+    }
+    let crates = Crates::read(&root())?;
+    let revision = revision.or_else(|| git(&root()));
+    // Beside what is there, which stays unless all goes well.
+    let beside = tempfile::Builder::new().prefix(".images-").tempdir_in(dist)?;
+    let (new, folder) = (beside.path().join("new"), dist.join("images"));
+    let mut built = Vec::new();
+    for (name, wasm) in modules {
         let member = crates.member(name)?;
         let module = Module {
             name: name.to_owned(),
@@ -134,11 +146,16 @@ fn build(show: &Show, dist: &Path, version: &str, source: Option<String>, revisi
         for form in Form::ALL {
             images.push((form, layout::image(&module, form)?));
         }
-        layout::write(&folder.join(name), version, &images)?;
-        fs::write(folder.join(format!("{name}.cdx.json")), crates.bom(&module)?)?;
+        layout::write(&new.join(name), version, &images)?;
+        fs::write(new.join(format!("{name}.cdx.json")), crates.bom(&module)?)?;
+        built.push((name, images));
+    }
+    layout::checksums(&new)?;
+    replace(&folder, &new, &beside.path().join("old")).with_context(|| folder.display().to_string())?;
+    for (name, images) in &built {
         let shown = folder.join(name);
         show.title(&shown.strip_prefix(root()).unwrap_or(&shown).display().to_string());
-        for (form, image) in &images {
+        for (form, image) in images {
             show.image(*form, &form.tag(version), image);
         }
     }
@@ -149,18 +166,40 @@ fn build(show: &Show, dist: &Path, version: &str, source: Option<String>, revisi
     if source.is_none() {
         show.note("no source: give SOURCE=<url> for the images to say where theirs is");
     }
-    layout::checksums(&folder)
+    Ok(())
 }
 
-async fn push(show: &Show, dist: &Path, version: &str, place: &Place, key: Option<&Path>) -> Result<()> {
-    let names = place.names()?;
-    // Before anything is sent: all that can be wrong here.
-    let signer = key.map(Signer::read).transpose()?;
+/// Puts a folder in the place of another, which goes aside; it comes back when the new one cannot be put there.
+fn replace(folder: &Path, new: &Path, aside: &Path) -> io::Result<()> {
+    match fs::rename(folder, aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(new, folder),
+        moved => moved.and_then(|()| {
+            fs::rename(new, folder).inspect_err(|_| {
+                // What fails here as well is told by the first error.
+                let _ = fs::rename(aside, folder);
+            })
+        }),
+    }
+}
+
+async fn push(show: &Show, dist: &Path, version: &str, options: &Push) -> Result<()> {
+    // Before anything is asked or sent: all that can be wrong here.
+    let signer = options.sign_key.as_deref().map(Signer::read).transpose()?;
+    let registry = options.place.open()?;
+    if options.check {
+        return Ok(());
+    }
     let mut all = Vec::new();
-    for name in names {
+    for name in options.place.names() {
         all.push((name, layout::read(&dist.join("images").join(name), version)?));
     }
-    let registry = place.open()?;
+    // Of all, before the first is sent.
+    let others = others(&registry, version, &all).await?;
+    ensure!(
+        options.moves || others.is_empty(),
+        "nothing was pushed, for these tags are there with other images: give another VERSION, or MOVE=1 to move them{}",
+        others.concat()
+    );
     let bar = bar(all.iter().flat_map(|(_, images)| images).map(|(_, image)| image.size()).sum());
     for (name, images) in &all {
         bar.suspend(|| show.title(&registry.name(name)));
@@ -173,11 +212,32 @@ async fn push(show: &Show, dist: &Path, version: &str, place: &Place, key: Optio
         }
     }
     bar.finish_and_clear();
+    if !others.is_empty() {
+        show.note(&["moved:", &others.concat()].concat());
+    }
     show.note(match signer {
         Some(_) => "signed, pushed, pulled back and compared",
         None => "pushed, pulled back and compared; not signed",
     });
     Ok(())
+}
+
+/// The tags that are there with other images than these, a line for each.
+async fn others(registry: &Registry, version: &str, all: &[(&str, Vec<(Form, Image)>)]) -> Result<Vec<String>> {
+    let mut others = Vec::new();
+    for (name, images) in all {
+        for (form, image) in images {
+            let tag = form.tag(version);
+            let there = registry.manifest(name, &tag).await;
+            let there = there.with_context(|| format!("{name}:{tag} was not pushed"))?;
+            if let Some(there) = there.map(|manifest| layout::digest(&manifest)).filter(|there| there != image.digest())
+            {
+                let name = registry.name(name);
+                others.push(format!("\n  {name}:{tag} was {there}, and is {} here", image.digest()));
+            }
+        }
+    }
+    Ok(others)
 }
 
 async fn push_one(
@@ -200,7 +260,7 @@ async fn push_one(
 }
 
 async fn verify(show: &Show, version: &str, place: &Place, key: &Path) -> Result<()> {
-    let names = place.names()?;
+    let names = place.names();
     let verifier = Verifier::read(key)?;
     let registry = place.open()?;
     for name in names {
@@ -233,7 +293,9 @@ fn git(root: &Path) -> Option<String> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     (Path::new(&top).canonicalize().ok()? == root.canonicalize().ok()?).then_some(())?;
     let commit = git(&["rev-parse", "HEAD"])?;
-    let clean = git(&["status", "--porcelain"])?.is_empty();
+    // Manifests name the digests of images, so they are made after these, and are no part of them.
+    let sources = [".", ":(exclude)istio", ":(exclude)examples/envoy-gateway"];
+    let clean = git(&[&["status", "--porcelain", "--"][..], &sources].concat())?.is_empty();
     Some(if clean { commit } else { format!("{commit}-dirty") })
 }
 
@@ -268,8 +330,45 @@ impl Show {
     fn failed(&self, error: &Error) {
         let coloured = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let head = Self { coloured }.paint(Style::new().red().bold(), "error:");
-        let mut causes = error.chain().map(ToString::to_string);
-        eprintln!("{head} {}", causes.next().unwrap_or_default());
-        causes.for_each(|cause| eprintln!("  because: {cause}"));
+        eprintln!("{head} {}", xtask::explained(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_dirty_but_for_what_is_generated_after_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        assert_eq!(git(root), None);
+        let run = |arguments: &[&str]| {
+            let author = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+            let output = Command::new("git").arg("-C").arg(root).args(author).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        run(&["init", "--quiet"]);
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        let paths = ["src/lib.rs", "istio/release.json", "examples/envoy-gateway/a.yaml", "examples/envoy/a.yaml"];
+        paths.iter().for_each(|path| write(path, "1"));
+        run(&["add", "."]);
+        run(&["commit", "--quiet", "--message", "all"]);
+        let commit = git(root).unwrap();
+        assert!(commit.len() >= 40 && !commit.contains("dirty"), "{commit}");
+        for generated in ["istio/release.json", "istio/chart/new.yaml", "examples/envoy-gateway/a.yaml"] {
+            write(generated, "2");
+            assert_eq!(git(root).unwrap(), commit, "{generated}");
+        }
+        for source in ["src/lib.rs", "examples/envoy/a.yaml", "new.rs", "src/istio"] {
+            write(source, "2");
+            assert_eq!(git(root).unwrap(), format!("{commit}-dirty"), "{source}");
+            run(&["stash", "--quiet", "--include-untracked"]);
+        }
+        // It lies in that one's repository, which says nothing of it.
+        assert_eq!(git(&root.join("src")), None);
     }
 }

@@ -54,11 +54,8 @@ impl Registry {
     /// # Errors
     /// When that is no such place; when the credentials cannot be had. Nothing is sent yet.
     pub fn new(location: &str, plain_http: bool) -> Result<Self> {
-        let location = location.trim_end_matches('/');
-        let asked = "give REGISTRY=<host[:port]/path>, as registry.example.com/filters";
-        ensure!(!location.contains("://"), "`{location}` begins with a scheme: {asked}");
-        let (host, _) = location.split_once('/').with_context(|| format!("`{location}` has no path: {asked}"))?;
-        ensure!(host == "localhost" || host.contains(['.', ':']), "`{host}` is no host: {asked}");
+        let location = xtask::release::registry(location)?;
+        let (host, _) = location.split_once('/').context("it has a path")?;
         // Another may have been the first, as in a test.
         drop(rustls::crypto::ring::default_provider().install_default());
         let protocol = if plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
@@ -72,7 +69,7 @@ impl Registry {
         let client = Client::try_from(client)
             .context("no TLS here; where certificates are missing, install ca-certificates or set SSL_CERT_FILE")?;
         let auth = credentials(host)?;
-        Ok(Self { client, host: host.to_owned(), location: location.to_owned(), auth, plain_http })
+        Ok(Self { client, host: host.to_owned(), location, auth, plain_http })
     }
 
     /// The name of an image there, without a tag.

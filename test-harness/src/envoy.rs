@@ -163,17 +163,8 @@ impl Builder {
         home.replace(&home.lds(), &resources(self.listeners.iter().map(|listener| home.render(listener))))?;
         let lds = json!({ "lds_config": file_source(&home.lds(), home.lds().parent().expect("a directory")) });
         let bootstrap = self.bootstrap.render(("dynamic_resources", lds));
-        let admin_file = home.path("admin");
-        let mut command = self.command(&home, &bootstrap)?;
-        command.arg("--admin-address-path").arg(&admin_file);
-        let mut envoy = Envoy {
-            process: Process::start(command).await?,
-            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-            concurrency: u64::from(self.concurrency),
-            turn: tokio::sync::Mutex::new(()),
-            home,
-        };
-        envoy.admin = envoy.while_alive(admin_address(&admin_file)).await?;
+        let command = self.command(&home, &bootstrap)?;
+        let envoy = Envoy::run(command, home, self.concurrency).await?;
         envoy.while_alive(envoy.first_listeners(&self.listeners)).await?.accepted()?;
         Ok(envoy)
     }
@@ -203,16 +194,10 @@ impl Builder {
         let file = home.path("bootstrap.json");
         fs::write(&file, bootstrap.to_string())?;
         let mut levels = self.log_level.splitn(2, ',');
-        let mut command = Command::new(binary()?);
-        command.arg("-c").arg(file);
-        command.args(["--concurrency", &self.concurrency.to_string()]);
+        let mut command = invocation(&file, self.concurrency)?;
         command.args(["--log-level", levels.next().unwrap_or("info")]);
         command.args(levels.flat_map(|components| ["--component-log-level", components]));
         command.args(["--drain-time-s", &self.drain_time.as_secs().to_string()]);
-        // Without it, instances share memory and sockets by base id.
-        command.arg("--disable-hot-restart");
-        // Access logs are flushed every 10 s by default.
-        command.args(["--file-flush-interval-msec", "50"]);
         // Without it, a misspelt field in a listener does nothing, in silence.
         command.arg("--reject-unknown-dynamic-fields");
         command.args(&self.args);
@@ -220,6 +205,40 @@ impl Builder {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }
+}
+
+fn invocation(file: &Path, concurrency: u32) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.arg("-c").arg(file);
+    command.args(["--concurrency", &concurrency.to_string()]);
+    // Without it, instances share memory and sockets by base id.
+    command.arg("--disable-hot-restart");
+    // Access logs are flushed every 10 s by default.
+    command.args(["--file-flush-interval-msec", "50"]);
+    Ok(command)
+}
+
+/// A configuration with other ports: those of upstreams are these, the admin's is any, and each listener's is one that is
+/// ours.
+fn with_ports(text: &str, upstreams: &[(u16, SocketAddr)]) -> Result<(String, Vec<Port>)> {
+    const FIELD: &str = "port_value: ";
+    const ADMIN: u16 = 9901;
+    let mut parts = text.split(FIELD);
+    let (mut all, mut reserved) = (parts.next().unwrap_or_default().to_owned(), Vec::new());
+    for part in parts {
+        let rest = part.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        let number = part[..part.len() - rest.len()].parse::<u16>().with_context(|| format!("{FIELD}{part}"))?;
+        let other = match upstreams.iter().find(|(port, _)| *port == number) {
+            Some((_, addr)) => addr.port(),
+            None if number == ADMIN => 0,
+            None => {
+                reserved.push(Port::reserve()?);
+                reserved.last().map(|port| port.number).unwrap_or_default()
+            }
+        };
+        all.push_str(&format!("{FIELD}{other}{rest}"));
+    }
+    Ok((all, reserved))
 }
 
 fn resources(resources: impl Iterator<Item = Value>) -> Value {
@@ -357,6 +376,59 @@ impl Envoy {
         }
     }
 
+    /// Starts a configuration as it stands, with two workers, from the root of the project, where its paths begin. Only ports
+    /// are others: an upstream's is that of the address given for it, all others are free ones. Its listeners have their
+    /// names here too, and what it writes to standard output is the access log of `stdout`.
+    ///
+    /// # Errors
+    /// As of [`Builder::start`].
+    pub async fn of_file(file: &Path, upstreams: &[(u16, SocketAddr)]) -> Result<Self> {
+        let home = Home::new(&[])?;
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let (text, mut reserved) = with_ports(&text, upstreams)?;
+        let own = home.path("bootstrap.yaml");
+        fs::write(&own, text)?;
+        let concurrency = 2;
+        let mut command = invocation(&own, concurrency)?;
+        let output = File::create(home.places().access_log("stdout"))?;
+        command.current_dir(root()).stdin(Stdio::null()).stdout(output).stderr(File::create(home.path("envoy.log"))?);
+        let envoy = Self::run(command, home, concurrency).await?;
+        let ready = async {
+            envoy.ready().await?;
+            envoy.workers_follow(&BTreeMap::new()).await?;
+            envoy.admin_get("/listeners?format=json").await
+        };
+        let listeners: Value = serde_json::from_str(&envoy.while_alive(ready).await?)?;
+        for listener in listeners["listener_statuses"].as_array().into_iter().flatten() {
+            let number = &listener["local_address"]["socket_address"]["port_value"];
+            let place =
+                reserved.iter().position(|port| *number == port.number).with_context(|| listener.to_string())?;
+            let name = listener["name"].as_str().with_context(|| listener.to_string())?;
+            envoy.home.ports.lock().unwrap().insert(name.to_owned(), reserved.swap_remove(place));
+        }
+        Ok(envoy)
+    }
+
+    /// Returns when the admin interface answers.
+    async fn run(mut command: Command, home: Home, concurrency: u32) -> Result<Self> {
+        let admin_file = home.path("admin");
+        command.arg("--admin-address-path").arg(&admin_file);
+        let mut envoy = Self {
+            process: Process::start(command).await?,
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            concurrency: u64::from(concurrency),
+            turn: tokio::sync::Mutex::new(()),
+            home,
+        };
+        envoy.admin = envoy.while_alive(admin_address(&admin_file)).await?;
+        Ok(envoy)
+    }
+
+    async fn ready(&self) -> Result<String> {
+        eventually("Envoy ready", START, async || self.admin_get("/ready").await.map_err(|error| error.to_string()))
+            .await
+    }
+
     /// The process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -482,8 +554,7 @@ impl Envoy {
                 return Ok(verdict);
             }
         }
-        eventually("Envoy ready", START, async || self.admin_get("/ready").await.map_err(|error| error.to_string()))
-            .await?;
+        self.ready().await?;
         self.workers_follow(&nothing).await?;
         Ok(Verdict::Accepted)
     }

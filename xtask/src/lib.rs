@@ -8,9 +8,10 @@ mod matrix;
 mod modules;
 mod pages;
 mod plot;
+pub mod release;
 mod sizes;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 pub use modules::{SHIPPED, TARGET};
 
@@ -33,4 +34,11 @@ pub fn run(arguments: &[&str]) -> Result<()> {
              | sizes [--functions]"
         ),
     }
+}
+
+/// What went wrong, for people: a line, and one for each cause, whatever `RUST_BACKTRACE` says.
+#[must_use]
+pub fn explained(error: &Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    causes.join("\n  because: ")
 }

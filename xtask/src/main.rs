@@ -1,8 +1,14 @@
 //! `xtask <task>`: see the library.
 
-use anyhow::Result;
+use std::process::ExitCode;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    xtask::run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    match xtask::run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", xtask::explained(&error));
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::docs::root;
 use crate::modules::SHIPPED;
+use crate::release;
 
 /// Which images the manifests name. It is kept beside them, so that one can see whether they are up to date.
 #[derive(Debug, Deserialize, Serialize)]
@@ -57,8 +58,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let (mut version, mut registry) = (None, None);
     for pair in arguments.chunks(2) {
         match pair {
-            ["--version", text] => version = Some(version_of(text)?),
-            ["--registry", text] => registry = Some(registry_of(text)?),
+            ["--version", text] => version = Some(release::version(text)?),
+            ["--registry", text] => registry = Some(release::registry(text)?),
             _ => bail!("usage: xtask manifests [--version <tag>] [--registry <host[:port]/path>]"),
         }
     }
@@ -120,24 +121,6 @@ pub(crate) fn check() -> Result<()> {
     let stale: Vec<String> = stale.iter().map(|path| path.display().to_string()).collect();
     ensure!(stale.is_empty(), "not up to date, run `make manifests`: {}", stale.join(", "));
     Ok(())
-}
-
-fn version_of(text: &str) -> Result<String> {
-    // An image's tag, and a chart's version, which has three numbers.
-    let tag = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let (numbers, _) = text.split_once('-').unwrap_or((text, ""));
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let three = numbers.split('.').count() == 3 && numbers.split('.').all(number);
-    ensure!(three && text.len() <= 128 && text.bytes().all(tag), "`{text}` is no version: give one such as 1.2.3");
-    Ok(text.to_owned())
-}
-
-fn registry_of(text: &str) -> Result<String> {
-    let text = text.trim_end_matches('/');
-    let sign = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:/".contains(&byte);
-    let right = !text.is_empty() && !text.contains("://") && text.bytes().all(sign);
-    ensure!(right, "`{text}` is no registry: give <host[:port]/path>, without a scheme");
-    Ok(text.to_owned())
 }
 
 /// The digest of the image of that tag in an OCI layout, if there is one.
@@ -261,18 +244,6 @@ mod tests {
         let other = next(same, Some("2.0.0".into()), None, images.path()).unwrap();
         assert_eq!((other.version.as_str(), other.registry.as_str(), other.digests.len()), ("2.0.0", "c/d", 0));
         assert!(next(other, None, Some("c/d".into()), images.path()).is_err(), "images of another version");
-    }
-
-    #[test]
-    fn what_is_no_registry_or_version_is_refused() {
-        assert_eq!(registry_of("localhost:5000/a/").unwrap(), "localhost:5000/a");
-        for wrong in ["", "https://a", "oci://a/b", "a b", "a\nb", "{{ a }}"] {
-            assert!(registry_of(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(version_of("1.2.3-rc.1").unwrap(), "1.2.3-rc.1");
-        for wrong in ["", "latest", "1.2", "v1.2.3", "1.2.3+4", "1.2.3-\"", &format!("1.2.3-{}", "1".repeat(129))] {
-            assert!(version_of(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -198,6 +198,14 @@ impl Shared {
         .ok()?;
         Some(next)
     }
+
+    /// Notes another ETag for the rules of that version, to be asked with; where they have changed meanwhile, nothing.
+    pub(crate) fn relabel(&self, host: &dyn Host, source: &str, version: u64, etag: &[u8]) {
+        let _ = exchange(host, &self.key(&[source, "/rules"].concat()), &mut |bytes| {
+            let there = Document::decode(bytes?).filter(|there| there.version == version)?;
+            Some(Document { etag: etag.to_vec(), ..there }.encode())
+        });
+    }
 }
 
 /// What a key's bytes are to become, by what they are.

@@ -131,11 +131,37 @@ fn an_etag_is_said_and_what_is_unchanged_changes_nothing() {
     assert_eq!(bed.send(0, GOOD), Decision::Rejected);
     // Without one the same document is the same document.
     source.change(|says| says.etag = None);
-    bed.advance(5500);
-    assert!(version(&bed) <= 3);
-    let before = (version(&bed), updates(&bed, "applied"));
-    bed.advance(5500);
-    assert_eq!((version(&bed), updates(&bed, "applied")), before);
+    bed.advance(11_000);
+    assert_eq!((version(&bed), updates(&bed, "applied")), (2, 2));
+    assert!(source.last().headers.iter().all(|(name, _)| name != "if-none-match"));
+}
+
+/// As nginx makes them of a file's time, in each of the pods that serve one ConfigMap.
+#[test]
+fn the_same_document_under_another_etag_is_unchanged_and_asked_for_by_that() {
+    let (bed, source) = start(3, r#", "interval": "1s""#, &errors(5));
+    source.change(|says| says.etag = Some("\"pod-0\"".into()));
+    bed.advance(1500);
+    assert_eq!((version(&bed), updates(&bed, "applied")), (1, 1));
+    for turn in 1..=6 {
+        let tag = format!("\"pod-{}\"", turn % 2);
+        source.change(|says| says.etag = Some(tag.clone()));
+        let before = updates(&bed, "unchanged");
+        // The one that finds out, and one that is asked with it; of ten in a row one is asked without.
+        bed.advance(3500);
+        let asked = source.asked.borrow();
+        let last: Vec<_> = asked.iter().rev().take(2).flat_map(|asked| asked.headers.clone()).collect();
+        assert!(last.contains(&("if-none-match".into(), tag)), "{turn}: {last:?}");
+        assert!(updates(&bed, "unchanged") >= before + 3, "{turn}");
+        assert_eq!((version(&bed), updates(&bed, "applied")), (1, 1), "{turn}");
+    }
+    assert_eq!(bed.log("version ").len(), 1, "{:?}", bed.log("version "));
+    assert!(age(&bed) <= 2);
+    // A new document under an ETag that was there is new.
+    source.change(|says| (says.etag, says.body) = (Some("\"pod-1\"".into()), errors(2)));
+    bed.advance(11_000);
+    assert_eq!((version(&bed), updates(&bed, "applied")), (2, 2));
+    bed.is_well();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use images::{Form, Registry};
+use images::Form;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -277,18 +278,56 @@ async fn a_server_that_says_no() -> Result<()> {
     Ok(())
 }
 
-/// Lets in who asks whether it may, and says no to a push.
+#[tokio::test]
+async fn a_server_that_does_not_say_what_is_there_gets_nothing() -> Result<()> {
+    let dist = dist()?;
+    for (status, says) in [
+        ("401 Unauthorized", "wants credentials"),
+        ("403 Forbidden", "does not allow it with these credentials"),
+        ("500 Internal Server Error", "has failed; that is its own fault"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let (told, seen) = (Arc::new(Mutex::new(Vec::new())), status);
+        let server = tokio::spawn(answer(listener, told.clone(), move |request| match request {
+            get if get.starts_with("GET /v2/ ") => "200 OK",
+            _ => seen,
+        }));
+        for more in [&["--plain-http"][..], &["--plain-http", "--move"]] {
+            push(dist.path(), &at(addr), more, &[]).await?.refused(&["trace-id:1.2.3 was not pushed", says]);
+        }
+        server.abort();
+        let told = told.lock().unwrap();
+        assert!(!told.is_empty() && told.iter().all(|request| request.starts_with("GET ")), "{told:?}");
+    }
+    Ok(())
+}
+
+/// Lets in who asks whether it may, has nothing, and says no to a push.
 async fn refuse(listener: TcpListener, status: &'static str) -> Result<()> {
+    answer(listener, Arc::default(), move |request| match request {
+        get if get.starts_with("GET /v2/ ") => "200 OK",
+        // In its own words, as proxies in front of registries have them.
+        read if read.starts_with("GET ") || read.starts_with("HEAD ") => "404 Not Found",
+        _ => status,
+    })
+    .await
+}
+
+/// Answers each request with a status of its own, and notes its first line.
+async fn answer(
+    listener: TcpListener,
+    told: Arc<Mutex<Vec<String>>>,
+    status: impl Fn(&str) -> &'static str,
+) -> Result<()> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     loop {
         let (mut client, _) = listener.accept().await?;
         let mut request = vec![0; 64 * 1024];
         let count = client.read(&mut request).await?;
-        let status = match &request[..count] {
-            get if get.starts_with(b"GET ") => "200 OK",
-            head if head.starts_with(b"HEAD ") => "404 Not Found",
-            _ => status,
-        };
+        let request = String::from_utf8_lossy(&request[..count]).into_owned();
+        let status = status(&request);
+        told.lock().unwrap().extend(request.lines().next().map(str::to_owned));
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         client.write_all(answer.as_bytes()).await?;
     }
@@ -305,24 +344,16 @@ async fn what_is_wrong_here_is_said_before_anything_is_sent() -> Result<()> {
     run.refused(&["no module no-such-filter, there is: trace-id"]);
     let run = push(dist.path(), &to, &["--plain-http", "--sign-key", "/no/such/key"], &[]).await?;
     run.refused(&["the key /no/such/key"]);
+    for (wrong, says) in
+        [("registry.example.com", "has no path"), ("localhost:5000/Filters", "`Filters` in `localhost:")]
+    {
+        push(dist.path(), wrong, &["--plain-http"], &[]).await?.refused(&[wrong, says]);
+    }
     let root = dist.path().display().to_string();
     let other = ["--dist", &root, "--version", "2.0.0", "push", "--registry", &to, "--plain-http", NAME];
     images(&other, &[]).await?.refused(&["there is 1.2.3, 1.2.3-artifact, and no 2.0.0"]);
+    let other = ["--dist", &root, "--version", "latest", "push", "--registry", &to, "--plain-http", NAME];
+    images(&other, &[]).await?.refused(&["`latest` is no version: give one such as 1.2.3"]);
     assert!(!docker.log().contains("/v2/"), "{}", docker.log());
     Ok(())
-}
-
-#[test]
-fn a_place_is_a_host_and_a_path() {
-    for place in ["registry.example.com/filters", "registry.example.com:5000/a/b/", "localhost/filters"] {
-        assert!(Registry::new(place, false).is_ok(), "{place}");
-    }
-    for (place, says) in [
-        ("https://registry.example.com/filters", "begins with a scheme"),
-        ("registry.example.com", "has no path"),
-        ("filters/mesh", "is no host"),
-    ] {
-        let said = format!("{:#}", Registry::new(place, false).err().expect("refused"));
-        assert!(said.contains(says) && said.contains("registry.example.com/filters"), "{said}");
-    }
 }

@@ -134,9 +134,9 @@ fn no_image_of_what_is_no_module_or_has_no_version() {
     assert!(error(Module { wasm: b"plugin".to_vec(), ..small() }).contains("no module that a proxy loads"));
     let other = wat::parse_str("(module)").unwrap();
     assert!(error(Module { wasm: other, ..small() }).contains("exports no version of the Proxy-Wasm ABI"));
-    for version in ["1.0.0+1", "", "-1", "a b", &"1".repeat(128)] {
+    for version in ["1.0.0+1", "", "latest"] {
         let said = error(Module { version: version.to_owned(), ..small() });
-        assert!(said.contains("cannot be a version"), "{said}");
+        assert!(said.contains("is no version"), "{said}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tests share: a module to make images of, a place to push to, the command, and a line that breaks.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -52,8 +53,15 @@ pub(crate) fn hex(digest: &str) -> &str {
 
 /// A folder as `make images` leaves it, with the one module that is shipped.
 pub(crate) fn dist() -> Result<TempDir> {
+    dist_of(&[&shipped()?])
+}
+
+/// A folder as `make images` leaves it, with these.
+pub(crate) fn dist_of(modules: &[&Module]) -> Result<TempDir> {
     let dist = tempfile::tempdir()?;
-    layout::write(&dist.path().join("images").join(NAME), VERSION, &both(&shipped()?)?)?;
+    for module in modules {
+        layout::write(&dist.path().join("images").join(&module.name), VERSION, &both(module)?)?;
+    }
     Ok(dist)
 }
 
@@ -85,7 +93,8 @@ impl Run {
     /// That it went wrong, and says all of this.
     #[track_caller]
     pub(crate) fn refused(&self, says: &[&str]) {
-        assert_eq!(self.code, Some(1), "{self:#?}");
+        // 2 for arguments that are none.
+        assert!(matches!(self.code, Some(1 | 2)), "{self:#?}");
         assert!(says.iter().all(|text| self.error.contains(text)), "not all of {says:?}: {self:#?}");
     }
 
@@ -116,6 +125,33 @@ pub(crate) async fn images(arguments: &[&str], variables: &[(&str, &Path)]) -> R
     let output = timeout(Duration::from_secs(120), command.output()).await.context("it does not end")??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Run { code: output.status.code(), out: text(&output.stdout), error: text(&output.stderr) })
+}
+
+/// Runs make with these arguments, in the project's root. In place of cargo is a script that notes what it is called for,
+/// runs this command, and does nothing else; beside what make said are its notes.
+pub(crate) async fn make(arguments: &[&str]) -> Result<(Run, String)> {
+    let folder = tempfile::tempdir()?;
+    let (cargo, notes) = (folder.path().join("cargo"), folder.path().join("notes"));
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>{}\ncase \"$*\" in *'--package images -- '*) ;; *) exit 0 ;; esac\n\
+         while [ \"$1\" != -- ]; do shift; done\nshift\nexec {} \"$@\"\n",
+        notes.display(),
+        env!("CARGO_BIN_EXE_images")
+    );
+    std::fs::write(&cargo, script)?;
+    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755))?;
+    let mut command = Command::new("make");
+    command.current_dir(test_harness::root()).arg(format!("CARGO={}", cargo.display())).args(arguments);
+    command.stdin(Stdio::null()).kill_on_drop(true).env("DOCKER_CONFIG", folder.path());
+    // Those of a make that runs the tests.
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "REGISTRY", "NAMES", "VERSION", "SIGN_KEY", "KEY", "MOVE"]
+    {
+        command.env_remove(variable);
+    }
+    let output = timeout(Duration::from_secs(120), command.output()).await.context("it does not end")??;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let run = Run { code: output.status.code(), out: text(&output.stdout), error: text(&output.stderr) };
+    Ok((run, std::fs::read_to_string(&notes).unwrap_or_default()))
 }
 
 /// `push` of the one module of that folder.
