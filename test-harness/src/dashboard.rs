@@ -42,9 +42,9 @@ impl Dashboard {
         let all = self.0["panels"].as_array().map(Vec::as_slice).unwrap_or_default();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let query = |target: &Value| (text(&target["expr"]), text(&target["legendFormat"]));
-        let queries = |panel: &Value| panel["targets"].as_array().map(|all| all.iter().map(query).collect());
-        let panel = |panel| {
-            Some(Panel { title: text(&panel["title"]), queries: queries(panel).filter(|_| panel["type"] != "row")? })
+        let panel = |panel: &Value| {
+            let queries = panel["targets"].as_array()?.iter().map(query).collect();
+            Some(Panel { title: text(&panel["title"]), queries })
         };
         all.iter().filter_map(panel).collect()
     }
@@ -94,7 +94,7 @@ pub fn chosen(values: &[String]) -> String {
     format!("({})", values.iter().map(escape).collect::<Vec<_>>().join("|"))
 }
 
-/// How a rule stands in the document of the source: a breaker on slow answers, and one on errors.
+/// The document of the source: a breaker on slow answers, one on errors, one in dry run, and one of a resource too many.
 #[must_use]
 pub fn rules(slow: &str, retry: &str) -> String {
     let rule = |id: &str, resource: &str, strategy: &str, more: Value| {
@@ -108,6 +108,7 @@ pub fn rules(slow: &str, retry: &str) -> String {
         rule("slow", "payment", "slow_ratio", json!({ "max_allowed_rt": slow })),
         rule("errors", "sick", "error_ratio", json!({ "min_requests": 2, "interval": "1s" })),
         rule("trial", "shop", "error_ratio", json!({ "mode": "dry_run", "threshold": 0.1, "min_requests": 1 })),
+        rule("spare", "other", "error_count", json!({ "threshold": 100 })),
     ] })
     .to_string()
 }
@@ -153,7 +154,7 @@ pub fn listeners(trace_id: Value) -> Result<Vec<Listener>> {
         },
         "log_scrub": { "outputs": { "request_body": true } },
         "circuit_breaker": {
-            "source": { "cluster": "thresholds", "path": "/rules", "interval": "200ms" }, "max_resources": 4,
+            "source": { "cluster": "thresholds", "path": "/rules", "interval": "200ms" }, "max_resources": 3,
         },
     }));
     let inner = HttpFilter::wasm("inner", module("latency")?).config(json!({ "role": "inner" }));
