@@ -10,7 +10,10 @@ use kit::Filter;
 use serde_json::{Value, json};
 use suite::Suite;
 
-use crate::{Cluster, Envoy, HttpFilter, Listener, Prometheus, Request, Route, Thresholds, Upstream, module, root};
+use crate::{
+    Cluster, Envoy, HttpFilter, Listener, PATIENCE, Prometheus, Request, Route, Thresholds, Upstream, eventually,
+    module, root,
+};
 
 /// `examples/grafana/mesh-filters.json`.
 #[derive(Clone, Debug)]
@@ -233,7 +236,25 @@ impl Stage {
         });
         let rules = root().join("examples/prometheus/latency-rules.yaml");
         let prometheus = Prometheus::builder().scrape(scrape, 1).rules(rules).interval(SCRAPES).start().await?;
-        Ok(Self { envoy, prometheus, thresholds, upstream })
+        let stage = Self { envoy, prometheus, thresholds, upstream };
+        stage.protected().await?;
+        Ok(stage)
+    }
+
+    /// Waits until what `max_resources` leaves room for has its breakers, and nothing else.
+    async fn protected(&self) -> Result<()> {
+        eventually("a breaker for each", PATIENCE, async || {
+            let mut missing = Vec::new();
+            for (path, resource) in [("/", "shop"), ("/pay", "payment"), ("/sick", "sick")] {
+                self.send("edge", Request::get(path)).await;
+                let metrics = self.envoy.prometheus().await.map_err(|error| format!("{error:#}"))?;
+                if metrics.value("meshfilter_circuit_state", &[("resource", resource)]).is_none() {
+                    missing.push(resource);
+                }
+            }
+            if missing.is_empty() { Ok(()) } else { Err(format!("none for {missing:?}")) }
+        })
+        .await
     }
 
     /// Sends it there; what comes of it is for the metrics to say.
