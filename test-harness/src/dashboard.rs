@@ -52,6 +52,12 @@ impl Dashboard {
         all.iter().filter_map(panel).collect()
     }
 
+    /// All that the file says of the panel of this title.
+    #[must_use]
+    pub fn panel(&self, title: &str) -> Option<&Value> {
+        self.0["panels"].as_array()?.iter().find(|panel| panel["title"] == title)
+    }
+
     /// Its variables that ask for values of a label, in their order: the name, and the query.
     #[must_use]
     pub fn variables(&self) -> Vec<(String, String)> {

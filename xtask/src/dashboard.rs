@@ -56,6 +56,8 @@ struct Panel {
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Lines,
+    /// Of what is a hundred times as much at one time as at another, and 0 at most.
+    Logarithms,
     /// One on the other.
     Stack,
     /// What keeps its value until it has another.
@@ -314,14 +316,14 @@ fn latency() -> Row {
 }
 
 fn objectives() -> Row {
-    use Kind::{Lines, Number};
+    use Kind::{Lines, Logarithms, Number};
     let errors = |window: &str| format!("objective:meshfilter_slo_errors_per_requests:ratio_rate{window}{{@}}");
     let budget = "on (objective) group_left () objective:meshfilter_slo_error_budget:ratio";
     let burn = |window: &str| format!("max by (objective) ({} / {budget})", errors(window));
     let panels = vec![
         Panel::new(
             "Burn of the error budget",
-            (Lines, "suffix:×", 12),
+            (Logarithms, "suffix:×", 12),
             "How many times too fast the budget burns: at 1 it lasts just the 30 days. Both windows over 14.4: an alert that \
              gets somebody up. 5m fell again and 1h has not: it is over. Needs `slo`, a budget for each objective in \
              latency-rules.yaml, and these rules loaded.",
@@ -330,7 +332,7 @@ fn objectives() -> Row {
         .limits([(1.0, YELLOW), (6.0, ORANGE), (14.4, RED)]),
         Panel::new(
             "Slow burn",
-            (Lines, "suffix:×", 6),
+            (Logarithms, "suffix:×", 6),
             "The same over 6 hours, and 3 days. Over 6 in 6 hours somebody gets up, over 1 in 3 days somebody looks in the \
              morning.",
             [query("{{objective}} 6h", burn("6h")), query("{{objective}} 3d", burn("3d"))],
@@ -813,7 +815,7 @@ impl Panel {
                 });
                 ("state-timeline", options)
             }
-            Kind::Lines | Kind::Stack | Kind::Steps | Kind::Bars => {
+            Kind::Lines | Kind::Logarithms | Kind::Stack | Kind::Steps | Kind::Bars => {
                 let stacked = matches!(self.kind, Kind::Stack | Kind::Bars);
                 let custom = json!({
                     "drawStyle": if self.kind == Kind::Bars { "bars" } else { "line" },
@@ -825,6 +827,10 @@ impl Panel {
                     "thresholdsStyle": { "mode": if self.limits.is_empty() { "off" } else { "dashed" } },
                 });
                 set(&mut defaults, "custom", custom)?;
+                if self.kind == Kind::Logarithms {
+                    let scale = json!({ "type": "symlog", "log": 10, "linearThreshold": 1 });
+                    set(defaults.get_mut("custom").context("just set")?, "scaleDistribution", scale)?;
+                }
                 ("timeseries", json!({ "legend": legend, "tooltip": { "mode": "multi", "sort": "desc" } }))
             }
         };
