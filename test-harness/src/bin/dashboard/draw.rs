@@ -9,7 +9,7 @@ const PANEL: (f64, f64) = (414.0, 212.0);
 const MARGIN: f64 = 16.0;
 const TOP: f64 = 74.0;
 /// Of the plot within its panel.
-const PLOT: (f64, f64, f64, f64) = (52.0, 36.0, 400.0, 160.0);
+const PLOT: (f64, f64, f64, f64) = (52.0, 46.0, 400.0, 162.0);
 
 const STYLE: &str = "\
 text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}\
@@ -104,18 +104,23 @@ impl Panel {
         let (left, top, right, bottom) = PLOT;
         let _ = writeln!(out, "<rect class=\"card\" width=\"{}\" height=\"{}\" rx=\"6\"/>", PANEL.0, PANEL.1);
         let x = |at: f64| left + (at / picture.length).clamp(0.0, 1.0) * (right - left);
-        text(out, (12.0, 21.0), "head", "start", self.json["title"].as_str().unwrap_or_default());
+        text(out, (12.0, 22.0), "head", "start", self.json["title"].as_str().unwrap_or_default());
         for at in (0..).map(|n| f64::from(n) * 20.0).take_while(|at| *at <= picture.length) {
-            text(out, (x(at), bottom + 15.0), "dim", "middle", &format!("{at} s"));
+            let anchor = if at < picture.length { "middle" } else { "end" };
+            text(out, (x(at), bottom + 15.0), "dim", anchor, &format!("{at} s"));
         }
         match self.json["type"].as_str() {
             Some("state-timeline") => self.states(out, x),
             _ => self.curves(out, x),
         }
+        let mut after = 0.0;
         for (number, Marker { at, .. }) in picture.markers.iter().enumerate() {
             let x = x(*at);
+            // Two badges stand beside each other, though their moments are nearer.
+            let place = x.max(after);
+            after = place + 15.0;
             let _ = writeln!(out, "<path class=\"mark\" d=\"M{x:.1} {top}V{bottom}\"/>");
-            badge(out, (x, top - 6.0), number);
+            badge(out, (place, top - 7.0), number);
         }
     }
 

@@ -31,6 +31,8 @@ const SLOW: f64 = 15.0;
 const SETTLED: f64 = 29.0;
 const CHANGED: f64 = 39.0;
 const WELL: f64 = 56.0;
+/// When some caller begins to send what it should not.
+const CARDS: f64 = 48.0;
 
 /// Over what rates are taken: as many scrapes as Grafana would take, and half as many again.
 const RATES: &str = "3s";
@@ -90,9 +92,9 @@ fn request(number: u32, at: f64) -> Request {
         6 if (WELL + 4.0..WELL + 10.0).contains(&at) => ("/sick", ("x-reply", "status=500; chunk=sick".to_owned())),
         6 => ("/sick", reply(10 + varied, "")),
         7 => ("/users/ann@example.com?token=abc", reply(15 + varied, "")),
-        8 if at > SETTLED => ("/orders?card=4111+1111+1111+1111", reply(15 + varied, "")),
+        8 if at > CARDS => ("/orders?card=4111+1111+1111+1111", reply(15 + varied, "")),
         8 => ("/orders?page=2", reply(15 + varied, "")),
-        _ if number.is_multiple_of(20) => ("/missing", ("x-reply", "status=404; chunk=none".to_owned())),
+        _ if number % 40 == 9 => ("/missing", ("x-reply", "status=404; chunk=none".to_owned())),
         _ => ("/contacts/+4915112345678", reply(20 + varied, "")),
     };
     Request::get(path).header(name, value)
