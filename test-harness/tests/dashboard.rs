@@ -24,7 +24,7 @@ async fn everything_happens(stage: &Stage) -> Result<()> {
     let get = Request::get;
     let sick = ("x-reply", "status=500; chunk=sick");
     for number in 0_u64.. {
-        let (good, half) = (rules("150ms", &format!("{}ms", 1000 + number % 7)), r#"{"rules": [{}"#);
+        let (good, half) = (rules("150ms", &format!("{}ms", 1000_u64.saturating_add(number % 7))), r#"{"rules": [{}"#);
         // The source is asked five times a second.
         match number % 16 {
             0 => stage.thresholds.set(good),

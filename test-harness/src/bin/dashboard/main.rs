@@ -2,7 +2,7 @@
 //! it. Every line in it is what the panel's own query came to.
 //!
 //! An upstream gets slow, its breaker opens; it settles at a speed that is still too slow for the rule; the rule's threshold
-//! is raised while all runs, and the next probe closes the breaker; at the end the upstream is as fast as before.
+//! is raised while all runs, and the next probe closes the breaker; then the upstream is as fast as before, and another fails.
 
 #![allow(
     clippy::indexing_slicing,
@@ -30,7 +30,8 @@ const LENGTH: f64 = 80.0;
 const SLOW: f64 = 15.0;
 const SETTLED: f64 = 29.0;
 const CHANGED: f64 = 39.0;
-const WELL: f64 = 56.0;
+const WELL: f64 = 55.0;
+const ANOTHER: f64 = 61.0;
 /// When some caller begins to send what it should not.
 const CARDS: f64 = 48.0;
 
@@ -89,7 +90,7 @@ fn request(number: u32, at: f64) -> Request {
             };
             ("/pay", reply(pause + varied, ""))
         }
-        6 if (WELL + 4.0..WELL + 10.0).contains(&at) => ("/sick", ("x-reply", "status=500; chunk=sick".to_owned())),
+        6 if (ANOTHER..ANOTHER + 5.0).contains(&at) => ("/sick", ("x-reply", "status=500; chunk=sick".to_owned())),
         6 => ("/sick", reply(10 + varied, "")),
         7 => ("/users/ann@example.com?token=abc", reply(15 + varied, "")),
         8 if at > CARDS => ("/orders?card=4111+1111+1111+1111", reply(15 + varied, "")),
@@ -139,6 +140,7 @@ async fn picture(stage: &Stage, first: f64) -> Result<String> {
         (SETTLED, "190 ms: still too slow for the rule"),
         (CHANGED, "the threshold becomes 250 ms; the next probe closes it"),
         (WELL, "30 ms again"),
+        (ANOTHER, "another upstream fails: its breaker opens, and no other"),
     ];
     let markers = markers.map(|(at, words)| Marker { at, words });
     let about = format!(
