@@ -97,8 +97,12 @@ pub fn filled(expression: &str, values: &BTreeMap<String, String>, interval: &st
 #[must_use]
 pub fn chosen(values: &[String]) -> String {
     let escape = |value: &String| -> String {
-        let special = |c| "\\^$*+?.()|[]{}".contains(c);
-        value.chars().map(|c| if special(c) { format!("\\\\{c}") } else { c.to_string() }).collect()
+        let one = |c: char| match c {
+            '\\' => r"\\\\".to_owned(),
+            c if "^$*+?.()|[]{}".contains(c) => format!(r"\\{c}"),
+            c => c.to_string(),
+        };
+        value.chars().map(one).collect()
     };
     format!("({})", values.iter().map(escape).collect::<Vec<_>>().join("|"))
 }
@@ -205,8 +209,9 @@ pub fn listeners(trace_id: Value) -> Result<Vec<Listener>> {
 /// How often the stage is scraped.
 pub const SCRAPES: Duration = Duration::from_millis(500);
 
-/// What Grafana would make of that: four times as long.
-pub const RATE_INTERVAL: &str = "2s";
+/// Over what rates are taken. Grafana takes four times as long as from scrape to scrape; where all processors are busy
+/// some scrapes come too late, so it is more here.
+pub const RATE_INTERVAL: &str = "5s";
 
 impl Stage {
     /// Starts all of it; returns when the proxy was scraped once.

@@ -202,6 +202,6 @@ fn variables_are_replaced_as_grafana_replaces_them() -> Result<()> {
     let text = filled("x{a=~\"$app\",b=~\"${application}\",c=\"$1\"}[$__rate_interval]", &values, "2s")?;
     assert_eq!(text, "x{a=~\"a\",b=~\"b\",c=\"$1\"}[2s]");
     assert!(filled("x{a=~\"$other\"}", &values, "2s").unwrap_err().to_string().contains("no variable $other"));
-    assert_eq!(chosen(&["127.0.0.1:9".into(), "a|b".into()]), r"(127\\.0\\.0\\.1:9|a\\|b)");
+    assert_eq!(chosen(&["127.0.0.1:9".into(), r"a|\b".into()]), r"(127\\.0\\.0\\.1:9|a\\|\\\\b)");
     Ok(())
 }

@@ -121,7 +121,7 @@ fn quantile(quantile: &str, metric: &str) -> String {
     format!("{} / 1e3 or {} / 1e6", of("millis"), of("micros"))
 }
 
-/// The mean of one, likewise.
+/// The mean of one, likewise. Where proxies differ in their unit it is of those with milliseconds, as in the recorded rules.
 fn mean(metric: &str) -> String {
     let of = |unit: &str| {
         let rate = |end: &str| format!("sum(rate({metric}_{unit}_{end}{{@}}[$__rate_interval]))");

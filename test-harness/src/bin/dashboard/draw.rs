@@ -282,3 +282,37 @@ fn text(out: &mut String, (x, y): (f64, f64), class: &str, anchor: &str, words: 
     let words = words.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_one_strip_as_long_as_it_lasts_and_a_name_is_no_markup() {
+        let state = |text: &str, color: &str| serde_json::json!({ "text": text, "color": color });
+        let states = serde_json::json!({ "0": state("closed", "green"), "2": state("open", "red") });
+        let mappings = serde_json::json!([{ "options": states }]);
+        let json = serde_json::json!({
+            "title": "A", "type": "state-timeline", "fieldConfig": { "defaults": { "mappings": mappings } },
+        });
+        let points = vec![(0.0, 0.0), (1.0, 0.0), (2.0, 2.0), (3.0, 2.0), (4.0, 0.0)];
+        let panel = Panel::new(&json, vec![("a<b".into(), points)]);
+        assert_eq!(panel.series("a").filter(|(_, state)| *state == 2.0).count(), 2);
+        let picture = Picture { panels: vec![panel], markers: Vec::new(), length: 4.0, about: String::new() };
+        let drawn = picture.svg();
+        assert!(drawn.contains(">a&lt;b</text>"), "{drawn}");
+        // Two strips closed and one open, and the legend; half of the time is 174 wide.
+        assert_eq!(
+            (drawn.matches("<rect class=\"f-green\"").count(), drawn.matches("<rect class=\"f-red\"").count()),
+            (3, 2)
+        );
+        assert!(drawn.contains("<rect class=\"f-red\" x=\"226.0\" y=\"64.0\" width=\"174.0\""), "{drawn}");
+    }
+
+    #[test]
+    fn lines_stand_at_round_values_and_reach_over_the_highest() {
+        assert_eq!(ticks(43.0, false), [0.0, 20.0, 40.0, 60.0]);
+        assert_eq!(ticks(0.23, false), [0.0, 0.1, 0.2, 0.3]);
+        assert_eq!(ticks(2.0, true), [0.0, 1.0, 2.0]);
+    }
+}
