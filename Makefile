@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
+.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests dashboard clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -73,7 +73,7 @@ lint: wasm-target ## Formatting, clippy with the denials, rustdoc without warnin
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-docs: ## Write what is generated: schemas and the tables of the READMEs
+docs: ## Write what is generated: schemas, the tables of the READMEs and the dashboard
 	@$(CARGO) run --quiet --locked --package xtask -- docs
 
 manifests: ## Write the manifests in istio/, with REGISTRY=<host[:port]/path> VERSION=… and, after `make images`, digests
@@ -120,6 +120,9 @@ bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks
 	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- \
 		$(if $(BENCH),$(BENCH),--write docs/benchmarks.json)
 	@$(if $(BENCH),,$(CARGO) run --quiet --locked --package xtask -- docs)
+
+dashboard: modules envoy $(prometheus) ## Tell a story to a real Envoy and draw what the dashboard shows of it: docs/dashboard.svg
+	@$(CARGO) run --quiet --locked --package test-harness --bin dashboard -- docs/dashboard.svg
 
 soak: modules envoy ## Load with a push every second, for MINUTES=5 (or SECONDS=60, 42 at least); fails if anything grows or breaks
 	@$(CARGO) run --quiet --locked --package test-harness --bin soak -- \

@@ -9,6 +9,7 @@
 //! - [`metrics`] reads the Prometheus text; [`prometheus`] is a real Prometheus that scrapes it, asked in PromQL.
 //! - [`thresholds`] is a source of thresholds that fails and lies as told; [`sources`] are real ones: nginx and etcd.
 //! - [`registry`] is a real registry for images.
+//! - [`dashboard`] asks what the dashboard for Grafana asks, of a Prometheus beside a proxy in which all of it happens.
 //! - [`mod@bench`] measures what a filter costs, [`soak`] whether it stays well.
 //!
 //! Everything may run in parallel: ports are reserved, and each instance has a directory of its own. Every wait
@@ -49,6 +50,7 @@ pub mod budgets;
 pub mod cases;
 pub mod client;
 pub mod config;
+pub mod dashboard;
 pub mod envoy;
 pub mod metrics;
 mod process;

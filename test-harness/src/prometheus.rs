@@ -202,8 +202,8 @@ impl Prometheus {
     /// # Errors
     /// When Prometheus refuses the expression; when it comes to something else, as `x[5m]` does.
     pub async fn query(&self, promql: &str) -> Result<Vec<Sample>> {
-        let encoded: String = promql.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let data = self.get(&format!("/api/v1/query?query={encoded}")).await.with_context(|| promql.to_owned())?;
+        let data =
+            self.get(&format!("/api/v1/query?query={}", encoded(promql))).await.with_context(|| promql.to_owned())?;
         samples(&data).with_context(|| format!("{promql}: neither a number nor one for each series: {data}"))
     }
 
@@ -217,6 +217,33 @@ impl Prometheus {
             if wanted(&samples) { Ok(samples) } else { Err(shown(&samples)) }
         });
         self.while_alive(wait).await
+    }
+
+    /// What the expression comes to from one time to another, in steps, all in seconds since 1970: for each series its
+    /// labels, and times with values.
+    ///
+    /// # Errors
+    /// When Prometheus refuses it.
+    pub async fn range(&self, promql: &str, (from, to): (f64, f64), step: f64) -> Result<Vec<Track>> {
+        let path = format!("/api/v1/query_range?query={}&start={from}&end={to}&step={step}", encoded(promql));
+        let data = self.get(&path).await.with_context(|| promql.to_owned())?;
+        let track = |series: &Value| {
+            let label = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+            let point = |pair: &Value| Some((pair.get(0)?.as_f64()?, pair.get(1)?.as_str()?.parse().ok()?));
+            let labels = series.get("metric")?.as_object()?.iter().map(label).collect::<Option<_>>()?;
+            Some(Track { labels, points: series.get("values")?.as_array()?.iter().map(point).collect::<Option<_>>()? })
+        };
+        let tracks = data["result"].as_array().and_then(|all| all.iter().map(track).collect());
+        tracks.with_context(|| format!("{promql}: no series over time: {data}"))
+    }
+
+    /// The values that a label has in these series.
+    ///
+    /// # Errors
+    /// When Prometheus does not answer, or refuses the selector.
+    pub async fn label_values(&self, series: &str, label: &str) -> Result<Vec<String>> {
+        let data = self.get(&format!("/api/v1/label/{label}/values?match%5b%5d={}", encoded(series))).await?;
+        serde_json::from_value(data).with_context(|| format!("values of {label} in {series}"))
     }
 
     /// The types of all metrics that were scraped, by name: what it read in the lines `# TYPE`.
@@ -273,6 +300,19 @@ impl Prometheus {
     async fn while_alive<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.process.while_alive("Prometheus", || self.log(), work).await
     }
+}
+
+/// A series over time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Track {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Times in seconds since 1970, and the values.
+    pub points: Vec<(f64, f64)>,
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
 fn samples(data: &Value) -> Option<Vec<Sample>> {

@@ -1,7 +1,7 @@
 //! What is generated: a schema per filter, the tables in its README between `<!-- name -->` and `<!-- end -->`, and what
-//! the last run of the benchmarks came to, and what is in the modules.
+//! the last run of the benchmarks came to, what is in the modules, and the dashboard.
 
-use crate::{manifests, matrix, pages};
+use crate::{dashboard, manifests, matrix, pages};
 use anyhow::{Context as _, Result, ensure};
 use circuit_breaker::CircuitBreaker;
 use kit::{Filter, Metric, MetricKind, tag_regex};
@@ -55,6 +55,7 @@ fn generate() -> Result<Vec<(PathBuf, String)>> {
     }
     files.push(guide()?);
     files.extend(benchmarks::pages()?);
+    files.push(dashboard::page()?);
     Ok(files)
 }
 

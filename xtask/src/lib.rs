@@ -2,6 +2,7 @@
 //! `manifests` writes the mesh's, `matrix` runs the tests on every Envoy, `sizes` says what is in the modules.
 
 mod benchmarks;
+mod dashboard;
 mod docs;
 mod manifests;
 mod matrix;
