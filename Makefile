@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
+.PHONY: help demo compose-up compose-test compose-down compose-images compose-programs test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -45,6 +45,31 @@ help: ## List the targets
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
 	@$(CARGO) run --quiet --locked --package test-harness --bin demo -- $(if $(KEEP),--keep)
+
+# The programs that containers run are the harness's own, linked so that they run in any image; with FROM=registry also
+# that which pulls.
+compose := ENVOY_PROGRAM=$(envoy) NGINX_PROGRAM=$(firstword $(NGINX:%=%/nginx) $(nginx)) \
+	PROMETHEUS_PROGRAM=$(firstword $(PROMETHEUS:%=%/prometheus) $(prometheus)) \
+	REGISTRY_PROGRAM=$(firstword $(DOCKER_REGISTRY:%=%/docker-registry) $(docker-registry)) \
+	CARGO="$(CARGO)" MAKE="$(MAKE)" OFFLINE="$(OFFLINE)" FROM="$(FROM)" GRAFANA="$(GRAFANA)" test-harness/compose/compose
+static = $(CARGO) rustc --quiet --locked --package $(1) --bin $(2) -- -C target-feature=+crt-static -C strip=debuginfo && \
+	install -D $(or $(CARGO_TARGET_DIR),target)/debug/$(2) target/compose/bin/$(2)
+
+compose-up: modules compose-programs $(if $(OFFLINE),$(envoy) $(servers)) ## Start all of it in containers, and print what to try: ENVOY_IMAGE=…, FROM=registry, GRAFANA=0, OFFLINE=1 (pull nothing)
+	@$(compose) up
+
+compose-test: modules compose-programs $(if $(OFFLINE),$(envoy) $(servers)) ## Start what is not up, and run the end-to-end cases against it; options as above
+	@$(compose) test
+
+compose-down: ## Remove its containers, networks and volumes
+	@$(compose) down
+
+compose-images: $(envoy) $(servers) ## Make its images from what is installed in .tools/: for networks from which nothing can be pulled
+	@$(compose) images
+
+compose-programs:
+	@$(call static,test-harness,upstream)
+	@$(if $(FROM),$(call static,images,images))
 
 # The same cases in each run: what a test does must not hang on chance. To look for new ones: `make fuzz`, or another seed.
 test test-matrix: export PROPTEST_RNG_SEED ?= 1

@@ -3,17 +3,22 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 use crate::client::H1;
 use crate::sources::Held;
 use crate::upstream::{Reply, Upstream};
 use crate::wire::Request;
 use crate::{PATIENCE, eventually};
+
+/// Between two attempts to have an address back.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// An upstream, and beside it an HTTP server that tells what it got and takes what it shall do:
 ///
@@ -57,27 +62,22 @@ impl Scripted {
         let service = held.addr;
         let (wanted, mut changed) = watch::channel(true);
         let shared = Arc::new(Shared { script: Arc::default(), upstream: Mutex::default(), wanted });
+        let upstream = shared.serve(service).await?;
+        *shared.upstream.lock().unwrap() = Some(upstream);
         let keeps = Arc::clone(&shared);
-        let (up, first) = oneshot::channel();
         let keeper = tokio::spawn(async move {
             // While it is down the address stays ours.
             let _held = held;
-            let mut first = Some(up);
-            loop {
-                let wanted = *changed.borrow_and_update();
-                let upstream = if wanted { Some(keeps.serve(service).await) } else { None };
-                let result = upstream.transpose().map(|upstream| *keeps.upstream.lock().unwrap() = upstream);
-                match first.take() {
-                    Some(first) => drop(first.send(result)),
-                    None => result.expect("the address is held"),
-                }
-                if changed.changed().await.is_err() {
-                    return;
+            while changed.changed().await.is_ok() {
+                while *changed.borrow_and_update() != keeps.is_up() {
+                    // The one before may still be on its way out: then once more.
+                    let upstream = if keeps.is_up() { None } else { keeps.serve(service).await.ok() };
+                    *keeps.upstream.lock().unwrap() = upstream;
+                    sleep(RETRY).await;
                 }
             }
         })
         .abort_handle();
-        first.await.context("nobody started the service")??;
         let control = Upstream::at(control, move |request| shared.told(request)).await?;
         Ok(Self { service, control, keeper })
     }
@@ -96,6 +96,10 @@ impl Scripted {
 }
 
 impl Shared {
+    fn is_up(&self) -> bool {
+        self.upstream.lock().unwrap().is_some()
+    }
+
     async fn serve(&self, at: SocketAddr) -> Result<Upstream> {
         let script = Arc::clone(&self.script);
         Upstream::at(at, move |request| {

@@ -72,9 +72,15 @@ impl Stack {
     /// # Errors
     /// When one of these is missing, or the stack does not answer.
     pub async fn start() -> Result<Self> {
-        let mut stack = if told(ENVOY_URL).is_some() { Self::elsewhere().await? } else { Self::native().await? };
+        let mut stack = if Self::is_shared() { Self::elsewhere().await? } else { Self::native().await? };
         stack.reset().await?;
         Ok(stack)
+    }
+
+    /// Whether all that start one get the same.
+    #[must_use]
+    pub fn is_shared() -> bool {
+        told(ENVOY_URL).is_some()
     }
 
     async fn elsewhere() -> Result<Self> {
