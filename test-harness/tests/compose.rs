@@ -44,7 +44,11 @@ fn defaulted(text: &str) -> String {
 
 /// Every service of every file, by file and name.
 fn services() -> BTreeMap<(&'static str, String), Value> {
-    let of = |file| entries(&read(file)["services"]).map(|(name, service)| ((file, name.clone()), service.clone())).collect::<Vec<_>>();
+    let of = |file| {
+        entries(&read(file)["services"])
+            .map(|(name, service)| ((file, name.clone()), service.clone()))
+            .collect::<Vec<_>>()
+    };
     FILES.into_iter().flat_map(of).collect()
 }
 
@@ -57,9 +61,8 @@ fn only_what_both_generations_read_is_in_it() {
     // 1.29 refuses, or passes over, what it does not know: `name`, `include`, `configs` with their content, `develop`,
     // `gpus`; `version` makes the new ones warn.
     let top = ["services", "volumes", "x-health", "x-stamp"];
-    let service = [
-        "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "ports", "profiles", "volumes",
-    ];
+    let service =
+        ["command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "ports", "profiles", "volumes"];
     let health = ["test", "interval", "timeout", "retries"];
     let conditions = ["service_healthy", "service_completed_successfully"];
     for file in FILES {
@@ -76,12 +79,18 @@ fn only_what_both_generations_read_is_in_it() {
         }
         for (other, on) in entries(&of["depends_on"]) {
             let on: Vec<_> = entries(on).map(|(key, value)| (key.as_str(), value.as_str().unwrap())).collect();
-            assert!(matches!(on[..], [("condition", is)] if conditions.contains(&is)), "{file}: {name}: {other}: {on:?}");
+            assert!(
+                matches!(on[..], [("condition", is)] if conditions.contains(&is)),
+                "{file}: {name}: {other}: {on:?}"
+            );
         }
         // In the long form, or with a list that has more than strings, they differ.
         for list in ["command", "entrypoint", "ports", "profiles", "volumes"] {
             let list = &of[list];
-            assert!(list.is_null() || list.as_array().is_some_and(|all| all.iter().all(Value::is_string)), "{name}: {list}");
+            assert!(
+                list.is_null() || list.as_array().is_some_and(|all| all.iter().all(Value::is_string)),
+                "{name}: {list}"
+            );
         }
     }
 }
@@ -172,7 +181,8 @@ fn prometheus_takes_its_configuration() {
     assert_ne!(here, text);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), here).unwrap();
-    let output = Command::new(prometheus::binary("promtool").unwrap()).args(["check", "config"]).arg(file.path()).output();
+    let output =
+        Command::new(prometheus::binary("promtool").unwrap()).args(["check", "config"]).arg(file.path()).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -192,7 +202,9 @@ fn without_docker_it_is_said_what_to_install() {
         let at = at.iter().find(|at| at.exists()).unwrap();
         std::os::unix::fs::symlink(at, folder.path().join(program)).unwrap();
     }
-    assert!(say(folder.path()).contains("docker is missing\n  Debian, Ubuntu: apt-get install docker.io docker-compose\n"));
+    assert!(
+        say(folder.path()).contains("docker is missing\n  Debian, Ubuntu: apt-get install docker.io docker-compose\n")
+    );
     let docker = |does: &str| {
         use std::os::unix::fs::PermissionsExt;
         let path = folder.path().join("docker");
@@ -201,7 +213,13 @@ fn without_docker_it_is_said_what_to_install() {
     };
     docker("echo 'Cannot connect' >&2; exit 1");
     let said = say(folder.path());
-    assert!(said.contains("no docker daemon answers: Cannot connect\n") && said.contains("systemctl start docker"), "{said}");
+    assert!(
+        said.contains("no docker daemon answers: Cannot connect\n") && said.contains("systemctl start docker"),
+        "{said}"
+    );
     docker("[[ $1 == version ]]");
-    assert!(say(folder.path()).contains("neither `docker compose` nor docker-compose\n  Debian: apt-get install docker-compose"));
+    assert!(
+        say(folder.path())
+            .contains("neither `docker compose` nor docker-compose\n  Debian: apt-get install docker-compose")
+    );
 }

@@ -55,7 +55,10 @@ async fn a_trace_is_made_for_who_has_none() -> Result<()> {
     let [received] = &received[..] else { panic!("not one request: {received:?}") };
     let span = line["span_id"].as_str().context("no span")?;
     // Sampled, and of random bytes.
-    assert_eq!((header(received, "traceparent"), &line["sampled"]), (vec![format!("00-{trace}-{span}-03")], &json!("true")));
+    assert_eq!(
+        (header(received, "traceparent"), &line["sampled"]),
+        (vec![format!("00-{trace}-{span}-03")], &json!("true"))
+    );
     assert_eq!((&line["trace_id"], &line["path"], &line["status"]), (&json!(trace), &json!("/made"), &json!(200)));
     Ok(())
 }
@@ -94,7 +97,9 @@ async fn the_log_and_the_metrics_tell_where_the_time_went() -> Result<()> {
     let request = Request::get("/slow").header("x-reply", "pause=300; status=201; chunk=late");
     let (response, line) = exchange(&stack, &request).await?;
     assert_eq!((response.status, response.text().as_str()), (201, "late"));
-    let micros = |field: &str| line[field].as_str().unwrap_or_default().parse::<u64>().with_context(|| format!("{field}: {line:?}"));
+    let micros = |field: &str| {
+        line[field].as_str().unwrap_or_default().parse::<u64>().with_context(|| format!("{field}: {line:?}"))
+    };
     let (total, first, upstream, proxy) =
         (micros("total_us")?, micros("first_byte_us")?, micros("upstream_us")?, micros("proxy_us")?);
     assert!(upstream >= 300_000 && first >= upstream && total >= first && proxy <= total - upstream, "{line:?}");
@@ -103,7 +108,9 @@ async fn the_log_and_the_metrics_tell_where_the_time_went() -> Result<()> {
     // Of the histogram, with the buckets that the configuration has; Envoy adds to them every few seconds.
     eventually("the time in its bucket", SOON, async || {
         let metrics = stack.metrics().await.map_err(|error| format!("{error:#}"))?;
-        let at = |le| metrics.value("meshfilter_request_duration_millis_bucket", &[labels.as_slice(), &[("le", le)]].concat());
+        let at = |le| {
+            metrics.value("meshfilter_request_duration_millis_bucket", &[labels.as_slice(), &[("le", le)]].concat())
+        };
         match (at("200"), at("+Inf")) {
             (Some(below), Some(all)) if all >= before + 1.0 && below < all => Ok(()),
             other => Err(format!("{other:?}")),
@@ -129,7 +136,10 @@ async fn no_secret_is_in_the_log() -> Result<()> {
         let (_, line) = exchange(&stack, request).await?;
         lines.push(line);
     }
-    assert_eq!((&lines[0]["path"], &lines[1]["query"]), (&json!("/users/[email]/cards/[card]"), &json!("token=[field]&q=[email]&card=[card]")));
+    assert_eq!(
+        (&lines[0]["path"], &lines[1]["query"]),
+        (&json!("/users/[email]/cards/[card]"), &json!("token=[field]&q=[email]&card=[card]"))
+    );
     assert_eq!(lines[2]["user_agent"], "app ([email])");
     // They were there: the upstream, which has to get them, got them.
     let received = json!(stack.upstream().received().await?).to_string();
@@ -185,7 +195,8 @@ async fn a_breaker_opens_on_errors_and_closes_when_the_upstream_is_well_again() 
     assert_eq!(rejected.status, 503);
     assert!(rejected.headers.has("x-circuit-state") && rejected.headers.has("retry-after"), "{rejected:?}");
     assert_ne!(rejected.text(), "sick");
-    let opened = stack.metrics().await?.value("meshfilter_circuit_transitions_total", &[("rule", "heals"), ("to", "open")]);
+    let opened =
+        stack.metrics().await?.value("meshfilter_circuit_transitions_total", &[("rule", "heals"), ("to", "open")]);
     assert!(opened.is_some_and(|opened| opened >= 1.0), "{opened:?}");
     stack.upstream().script("").await?;
     let healed = until(&stack, "heals", "allowed").await?;
@@ -235,9 +246,12 @@ async fn a_breaker_follows_new_thresholds_without_a_restart() -> Result<()> {
 async fn envoy_answers_while_the_upstream_is_down() -> Result<()> {
     let (mut stack, _turn) = stack().await?;
     // So that nothing but the proxy answers.
-    stack.set_thresholds(json!({ "rules": [
+    stack.set_thresholds(
+        json!({ "rules": [
         { "id": "watching", "resource": "service", "strategy": "error_ratio", "threshold": 0.5, "mode": "dry_run" },
-    ] }).to_string())?;
+    ] })
+        .to_string(),
+    )?;
     until(&stack, "watching", "allowed").await?;
     stack.upstream().up(false).await?;
     let (response, line) = exchange(&stack, &Request::get("/users/ann@example.com?token=abc")).await?;
