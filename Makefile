@@ -41,6 +41,7 @@ help: ## List the targets
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  PROMETHEUS=<dir>      with test and test-matrix: take prometheus and promtool from there"
 	@echo "  NGINX=<dir>, ETCD=<dir>, DOCKER_REGISTRY=<dir>  likewise: take nginx from there, etcd, docker-registry"
+	@echo "  ENVOY_IMAGE=<image>   with compose-up and compose-test; also OFFLINE=1 (pull nothing), FROM=registry, GRAFANA=0"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
@@ -48,6 +49,7 @@ demo: modules envoy ## Start Envoy with the filters before an upstream, and show
 
 # The programs that containers run are the harness's own, linked so that they run in any image; with FROM=registry also
 # that which pulls.
+imaged := $(envoy) $(prometheus) $(nginx) $(docker-registry)
 compose := ENVOY_PROGRAM=$(envoy) NGINX_PROGRAM=$(firstword $(NGINX:%=%/nginx) $(nginx)) \
 	PROMETHEUS_PROGRAM=$(firstword $(PROMETHEUS:%=%/prometheus) $(prometheus)) \
 	REGISTRY_PROGRAM=$(firstword $(DOCKER_REGISTRY:%=%/docker-registry) $(docker-registry)) \
@@ -55,16 +57,16 @@ compose := ENVOY_PROGRAM=$(envoy) NGINX_PROGRAM=$(firstword $(NGINX:%=%/nginx) $
 static = $(CARGO) rustc --quiet --locked --package $(1) --bin $(2) -- -C target-feature=+crt-static -C strip=debuginfo && \
 	install -D $(or $(CARGO_TARGET_DIR),target)/debug/$(2) target/compose/bin/$(2)
 
-compose-up: modules compose-programs $(if $(OFFLINE),$(envoy) $(servers)) ## Start all of it in containers, and print what to try: ENVOY_IMAGE=…, FROM=registry, GRAFANA=0, OFFLINE=1 (pull nothing)
+compose-up: modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start all of it in containers, and print what to try
 	@$(compose) up
 
-compose-test: modules compose-programs $(if $(OFFLINE),$(envoy) $(servers)) ## Start what is not up, and run the end-to-end cases against it; options as above
+compose-test: modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start what is not up, and run the end-to-end cases against it; options as above
 	@$(compose) test
 
 compose-down: ## Remove its containers, networks and volumes
 	@$(compose) down
 
-compose-images: $(envoy) $(servers) ## Make its images from what is installed in .tools/: for networks from which nothing can be pulled
+compose-images: $(imaged) ## Make its images from what is installed in .tools/: for networks from which nothing can be pulled
 	@$(compose) images
 
 compose-programs:
