@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests dashboard clean
+.PHONY: help demo compose-up compose-test compose-down compose-images compose-programs test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests dashboard clean
 
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
@@ -41,10 +41,37 @@ help: ## List the targets
 	@echo "  VERSIONS=\"1.36.4 …\"   with test-matrix: these only"
 	@echo "  PROMETHEUS=<dir>      with test and test-matrix: take prometheus and promtool from there"
 	@echo "  NGINX=<dir>, ETCD=<dir>, DOCKER_REGISTRY=<dir>  likewise: take nginx from there, etcd, docker-registry"
+	@echo "  ENVOY_IMAGE=<image>   with compose-up and compose-test; also OFFLINE=1 (pull nothing), FROM=registry, GRAFANA=0"
 	@echo "  KEEP=1                with demo: leave it running and print what to try"
 
 demo: modules envoy ## Start Envoy with the filters before an upstream, and show what they do
 	@$(CARGO) run --quiet --locked --package test-harness --bin demo -- $(if $(KEEP),--keep)
+
+# The programs that containers run are the harness's own, linked so that they run in any image; with FROM=registry also
+# that which pulls.
+imaged := $(envoy) $(prometheus) $(nginx) $(docker-registry)
+compose := ENVOY_PROGRAM=$(envoy) NGINX_PROGRAM=$(firstword $(NGINX:%=%/nginx) $(nginx)) \
+	PROMETHEUS_PROGRAM=$(firstword $(PROMETHEUS:%=%/prometheus) $(prometheus)) \
+	REGISTRY_PROGRAM=$(firstword $(DOCKER_REGISTRY:%=%/docker-registry) $(docker-registry)) \
+	CARGO="$(CARGO)" MAKE="$(MAKE)" OFFLINE="$(OFFLINE)" FROM="$(FROM)" GRAFANA="$(GRAFANA)" test-harness/compose/compose
+static = $(CARGO) rustc --quiet --locked --package $(1) --bin $(2) -- -C target-feature=+crt-static -C strip=debuginfo && \
+	install -D $(or $(CARGO_TARGET_DIR),target)/debug/$(2) target/compose/bin/$(2)
+
+compose-up: modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start all of it in containers, and print what to try
+	@$(compose) up
+
+compose-test: modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start what is not up, and run the end-to-end cases against it; options as above
+	@$(compose) test
+
+compose-down: ## Remove its containers, networks and volumes
+	@$(compose) down
+
+compose-images: $(imaged) ## Make its images from what is installed in .tools/: for networks from which nothing can be pulled
+	@$(compose) images
+
+compose-programs:
+	@$(call static,test-harness,upstream)
+	@$(if $(FROM),$(call static,images,images))
 
 # The same cases in each run: what a test does must not hang on chance. To look for new ones: `make fuzz`, or another seed.
 test test-matrix: export PROPTEST_RNG_SEED ?= 1

@@ -1,4 +1,5 @@
-//! `images build | push | verify`: what `make images`, `make push` and `make verify` call.
+//! `images build | push | verify | pull`: what `make images`, `make push` and `make verify` call, and a container that
+//! needs a module.
 
 use anyhow::{Context as _, Error, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -46,6 +47,14 @@ enum Task {
         /// The public key.
         #[arg(long)]
         key: PathBuf,
+    },
+    /// Pulls modules as the mesh does, into a folder.
+    Pull {
+        #[command(flatten)]
+        place: Place,
+        /// The folder.
+        #[arg(long)]
+        into: PathBuf,
     },
 }
 
@@ -108,6 +117,7 @@ async fn main() -> ExitCode {
         Task::Build { source, revision } => build(&show, &dist, &version, source, revision),
         Task::Push(options) => push(&show, &dist, &version, &options).await,
         Task::Verify { place, key } => verify(&show, &version, &place, &key).await,
+        Task::Pull { place, into } => pull(&show, &version, &place, &into).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -273,6 +283,21 @@ async fn verify(show: &Show, version: &str, place: &Place, key: &Path) -> Result
         }
     }
     show.note("each is signed by that key, and the mesh takes it; sizes are those of the modules");
+    Ok(())
+}
+
+async fn pull(show: &Show, version: &str, place: &Place, into: &Path) -> Result<()> {
+    let names = place.names();
+    let registry = place.open()?;
+    let tag = Form::Image.tag(version);
+    for name in names {
+        show.title(&registry.name(name));
+        let pulled = registry.pull(name, &tag).await?;
+        let path = into.join(format!("{name}.wasm"));
+        fs::write(&path, &pulled.module).with_context(|| path.display().to_string())?;
+        show.line(pulled.form, &tag, &pulled.digest, pulled.module.len().try_into()?);
+    }
+    show.note(&format!("in {}", into.display()));
     Ok(())
 }
 

@@ -30,7 +30,7 @@ use crate::{PATIENCE, eventually, root};
 pub const VERSION: &str = "1.40.0";
 
 /// Envoy optimises every module when it loads it, about 1 ms of CPU per KB, and tests run side by side on few cores.
-const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);
 
 /// Envoy's binary: `ENVOY_BIN`, or the one that `make envoy` installed.
 ///

@@ -10,6 +10,7 @@
 //! - [`thresholds`] is a source of thresholds that fails and lies as told; [`sources`] are real ones: nginx and etcd.
 //! - [`registry`] is a real registry for images.
 //! - [`dashboard`] asks what the dashboard for Grafana asks, of a Prometheus beside a proxy in which all of it happens.
+//! - [`stack`] is all that `docker-compose.yaml` starts, with or without containers; [`scripted`] is the service in it.
 //! - [`mod@bench`] measures what a filter costs, [`soak`] whether it stays well.
 //!
 //! Everything may run in parallel: ports are reserved, and each instance has a directory of its own. Every wait
@@ -56,8 +57,10 @@ pub mod metrics;
 mod process;
 pub mod prometheus;
 pub mod registry;
+pub mod scripted;
 pub mod soak;
 pub mod sources;
+pub mod stack;
 pub mod thresholds;
 pub mod upstream;
 pub mod wire;
@@ -67,7 +70,9 @@ pub use config::{AccessLog, Cluster, HttpFilter, Listener, Route};
 pub use envoy::{Envoy, Verdict};
 pub use prometheus::Prometheus;
 pub use registry::DockerRegistry;
+pub use scripted::Scripted;
 pub use sources::{ConfigMap, Etcd, Nginx};
+pub use stack::Stack;
 pub use thresholds::Thresholds;
 pub use upstream::{Reply, Upstream};
 pub use wire::{Headers, Request, Response};

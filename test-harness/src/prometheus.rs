@@ -202,9 +202,7 @@ impl Prometheus {
     /// # Errors
     /// When Prometheus refuses the expression; when it comes to something else, as `x[5m]` does.
     pub async fn query(&self, promql: &str) -> Result<Vec<Sample>> {
-        let data =
-            self.get(&format!("/api/v1/query?query={}", encoded(promql))).await.with_context(|| promql.to_owned())?;
-        samples(&data).with_context(|| format!("{promql}: neither a number nor one for each series: {data}"))
+        query(self.address, promql).await
     }
 
     /// Asks again and again, until the answer is such, and returns it.
@@ -259,16 +257,8 @@ impl Prometheus {
             .with_context(|| format!("no types: {data}"))
     }
 
-    /// What the API answers under `data`.
     async fn get(&self, path: &str) -> Result<Value> {
-        let request = Request::get(path).header("connection", "close");
-        let response = H1::connect(self.address).await?.send(&request).await?;
-        let text = response.text();
-        let mut body: Value = serde_json::from_str(&text).with_context(|| format!("{}: {text}", response.status))?;
-        match (response.status, body.get_mut("data")) {
-            (200, Some(data)) => Ok(data.take()),
-            (status, _) => bail!("{status}: {}", body["error"].as_str().unwrap_or(&text)),
-        }
+        get(self.address, path).await
     }
 
     /// Waits for the line in the log that tells the address.
@@ -313,6 +303,32 @@ pub struct Track {
 
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+/// What the expression comes to now at the Prometheus that is there: see [`Prometheus::query`].
+///
+/// # Errors
+/// When Prometheus refuses the expression; when it comes to something else, as `x[5m]` does.
+pub async fn query(prometheus: SocketAddr, promql: &str) -> Result<Vec<Sample>> {
+    let data = get(prometheus, &format!("/api/v1/query?query={}", encoded(promql)))
+        .await
+        .with_context(|| promql.to_owned())?;
+    samples(&data).with_context(|| format!("{promql}: neither a number nor one for each series: {data}"))
+}
+
+/// What the API that is there answers under `data`.
+///
+/// # Errors
+/// When it does not answer, or with an error.
+pub async fn get(prometheus: SocketAddr, path: &str) -> Result<Value> {
+    let request = Request::get(path).header("connection", "close");
+    let response = H1::connect(prometheus).await?.send(&request).await?;
+    let text = response.text();
+    let mut body: Value = serde_json::from_str(&text).with_context(|| format!("{}: {text}", response.status))?;
+    match (response.status, body.get_mut("data")) {
+        (200, Some(data)) => Ok(data.take()),
+        (status, _) => bail!("{status}: {}", body["error"].as_str().unwrap_or(&text)),
+    }
 }
 
 fn samples(data: &Value) -> Option<Vec<Sample>> {

@@ -236,14 +236,14 @@ impl Listeners {
             Self::Outbound => ("SIDECAR_OUTBOUND", None),
             Self::Gateway => ("GATEWAY", None),
         };
-        let mut manager = json!({ "name": "envoy.filters.network.http_connection_manager" });
-        if filter.position == Position::Last {
-            manager["subFilter"] = json!({ "name": "envoy.filters.http.router" });
-        }
-        let mut listener = json!({ "filterChain": { "filter": manager } });
-        if let Some(name) = name {
-            listener["name"] = name.into();
-        }
+        let manager = "envoy.filters.network.http_connection_manager";
+        let filter = match filter.position {
+            Position::First(_) => json!({ "name": manager }),
+            Position::Last => json!({ "name": manager, "subFilter": { "name": "envoy.filters.http.router" } }),
+        };
+        let chain = json!({ "filter": filter });
+        let listener =
+            name.map_or_else(|| json!({ "filterChain": chain }), |name| json!({ "filterChain": chain, "name": name }));
         json!({ "context": context, "listener": listener })
     }
 }
