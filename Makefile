@@ -143,7 +143,7 @@ registry-asked:
 budgets: modules ## Count what every test case costs, and write test-harness/budgets.toml for review
 	@$(CARGO) run --quiet --locked --package test-harness --bin budgets
 
-bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks.*; with BENCH=<options>, as --quick, only print
+bench: modules envoy ## Measure what the filters cost, and write docs/benchmarks.*, docs/suite.svg and the pages; with BENCH=<options>, as --quick, only print
 	@$(CARGO) run --quiet --locked --release --package test-harness --bin bench -- \
 		$(if $(BENCH),$(BENCH),--write docs/benchmarks.json)
 	@$(if $(BENCH),,$(CARGO) run --quiet --locked --package xtask -- docs)
