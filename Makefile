@@ -33,6 +33,9 @@ servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
 .PHONY: help demo compose-up compose-test compose-down compose-images compose-programs test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests dashboard clean
 
+# `push` before `manifests`, whatever -j says: one reads what the other made. Cargo works in parallel by itself.
+.NOTPARALLEL:
+
 help: ## List the targets
 	@if [ -t 1 ]; then on='\033[1;36m' off='\033[0m'; fi; \
 	awk -F ':.*## ' "/^[a-z0-9-]+:.*## / { printf \"  $$on%-15s$$off %s\\n\", \$$1, \$$2 }" $(MAKEFILE_LIST)

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path};
-use wasmparser::{Parser, Payload};
+use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 use xtask::release;
 
 /// The annotation that says which version of the Proxy-Wasm ABI the module speaks.
@@ -236,6 +236,8 @@ fn annotations(module: &Module, abi: &str) -> BTreeMap<String, String> {
 
 /// The version of the ABI, by what the module exports to say so.
 fn abi(wasm: &[u8]) -> Result<String> {
+    // All of it: one that was cut off has its exports too.
+    Validator::new_with_features(WasmFeatures::default()).validate_all(wasm)?;
     for payload in Parser::new(0).parse_all(wasm) {
         if let Payload::ExportSection(section) = payload? {
             for export in section {

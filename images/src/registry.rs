@@ -173,7 +173,8 @@ impl Registry {
         let unreachable = matches!(&error, OciDistributionError::RequestError(error) if error.is_connect());
         let reason = match status(&error) {
             // Servers of TLS say it so, each in its own words.
-            Some(400) if self.plain_http => {
+            // A registry's own errors are JSON of the distribution's.
+            Some(400) if self.plain_http && !said.contains("_UNKNOWN") && !said.contains("_INVALID") => {
                 format!("{host} does not take this without TLS, as it seems: leave out PLAIN_HTTP=1")
             }
             Some(401) if anonymous => {

@@ -40,7 +40,7 @@ fn the_first_lines_of_every_example_start_it_and_so_does_the_readme() {
         let version = envoy::VERSION;
         format!(".tools/envoy-{version}/envoy/_bin/envoy -c examples/envoy/{name}.yaml\n")
     };
-    assert!(readme.contains(&format!("$ {}", command("trace-id"))), "{}", command("trace-id"));
+    assert!(readme.contains(&format!("$ {}", command("suite"))), "{}", command("suite"));
     for name in EXAMPLES {
         let text = fs::read_to_string(folder.join(format!("{name}.yaml"))).unwrap();
         assert!(text.contains(&format!("#   {}", command(name))), "{name}: {}", command(name));

@@ -63,9 +63,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             _ => bail!("usage: xtask manifests [--version <tag>] [--registry <host[:port]/path>]"),
         }
     }
+    // Images are of the workspace's version, where nothing else is said.
+    let version = version.or_else(|| registry.as_ref().map(|_| env!("CARGO_PKG_VERSION").to_owned()));
     let release = next(before, version, registry, &root()?.join("dist/images"))?;
-    fs::write(Release::path()?, format!("{}\n", serde_json::to_string_pretty(&release)?))?;
     let files = generate(&release)?;
+    fs::write(Release::path()?, format!("{}\n", serde_json::to_string_pretty(&release)?))?;
     for path in stray(&files)? {
         fs::remove_file(&path).with_context(|| path.display().to_string())?;
         println!("removed {}", path.display());

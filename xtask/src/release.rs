@@ -3,14 +3,14 @@
 use anyhow::{Context as _, Result, ensure};
 use semver::Version;
 
-/// The longest that a registry takes as a tag.
-const LONGEST_TAG: usize = 128;
+/// The longest that Kubernetes takes as the value of a label; a registry takes longer tags.
+const LONGEST: usize = 63;
 
 /// What follows the version in the tag of an artifact.
 pub const ARTIFACT: &str = "-artifact";
 
 /// A version: three numbers, and what may follow them after `-`. It is a tag in a registry, also with [`ARTIFACT`] behind it,
-/// and the version of a chart.
+/// the version of a chart, and the value of a label.
 ///
 /// # Errors
 /// When it is none; the message says what one is.
@@ -20,7 +20,11 @@ pub fn version(text: &str) -> Result<String> {
     // A tag has no `+`.
     ensure!(version.build.is_empty(), "{}, and nothing after a `+`, which no tag has", wrong());
     ensure!(!text.ends_with(ARTIFACT), "`{text}` would have the tag of an artifact: no version ends with {ARTIFACT}");
-    ensure!(text.len().saturating_add(ARTIFACT.len()) <= LONGEST_TAG, "`{text}` is too long for a tag");
+    ensure!(text.len() <= LONGEST, "`{text}` is too long for a label: {LONGEST} letters at most");
+    ensure!(
+        text.ends_with(|last: char| last.is_ascii_alphanumeric()),
+        "`{text}` has to end with a letter or digit, as a label"
+    );
     Ok(text.to_owned())
 }
 
@@ -67,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_version_is_a_tag_and_a_chart_s() {
-        let longest = format!("1.2.3-{}", "a".repeat(LONGEST_TAG - ARTIFACT.len() - 6));
+        let longest = format!("1.2.3-{}", "a".repeat(LONGEST - 6));
         for right in ["0.1.0", "1.2.3", "1.2.3-rc.1", "10.20.30-a-b", &longest] {
             assert_eq!(version(right).unwrap(), right);
         }
@@ -81,6 +85,7 @@ mod tests {
             ("1.2.3+4", "which no tag has"),
             ("1.2.3-artifact", "would have the tag of an artifact"),
             (&format!("{longest}a"), "too long"),
+            ("1.2.3-rc-", "has to end with a letter or digit"),
         ] {
             let said = version(wrong).unwrap_err().to_string();
             assert!(said.contains(says), "{said}");

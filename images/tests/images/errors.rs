@@ -19,7 +19,7 @@ use tempfile::{TempDir, tempdir};
 use test_harness::DockerRegistry;
 use tokio::net::TcpListener;
 
-use crate::world::{Line, NAME, VERSION, at, dist, images, place, push, registry};
+use crate::world::{Line, NAME, VERSION, at, both, dist, images, line_with_another, place, push, registry, small};
 
 /// The user `publisher`, whose password is `right`.
 const USERS: &str = "publisher:$2b$04$LmWKoTc4b.WnWh0IkqiHEewrkrtQbIaLOuGgXjvZC9r7QtaMs.Cb2\n";
@@ -189,6 +189,27 @@ async fn a_push_that_breaks_anywhere_leaves_no_tag_and_can_be_repeated() -> Resu
         push(dist.path(), &at(docker.addr()), &["--plain-http"], &[]).await?.went_well();
         assert!(direct.manifest(NAME, VERSION).await?.is_some());
     }
+    Ok(())
+}
+
+/// What was pushed is asked for again, by its tag and by its digest, and a registry that has something else is found out.
+#[tokio::test]
+async fn a_registry_that_has_something_else_afterwards() -> Result<()> {
+    let (docker, direct) = registry().await?;
+    let dist = dist()?;
+    for (form, image) in both(&small())? {
+        direct.push(NAME, &form.tag("9.9.9"), &image, |_| ()).await?;
+    }
+    let put = "PUT /v2/filters/trace-id/manifests/1.2.3 ";
+    let line = line_with_another(
+        docker.addr(),
+        put,
+        "GET /v2/filters/trace-id/manifests/1.2.3 ",
+        "GET /v2/filters/trace-id/manifests/9.9.9 ",
+    )
+    .await?;
+    let run = push(dist.path(), &at(line), &["--plain-http"], &[]).await?;
+    run.refused(&["trace-id:1.2.3 was not pushed", "the registry has sha256:", " as 1.2.3, pushed was sha256:"]);
     Ok(())
 }
 

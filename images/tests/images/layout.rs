@@ -132,6 +132,9 @@ fn what_is_not_known_is_not_said() {
 fn no_image_of_what_is_no_module_or_has_no_version() {
     let error = |module: Module| format!("{:#}", layout::image(&module, Form::Artifact).unwrap_err());
     assert!(error(Module { wasm: b"plugin".to_vec(), ..small() }).contains("no module that a proxy loads"));
+    let whole = shipped().unwrap().wasm;
+    let cut = Module { wasm: whole[..whole.len() / 2].to_vec(), ..small() };
+    assert!(error(cut).contains("no module that a proxy loads"));
     let other = wat::parse_str("(module)").unwrap();
     assert!(error(Module { wasm: other, ..small() }).contains("exports no version of the Proxy-Wasm ABI"));
     for version in ["1.0.0+1", "", "latest"] {

@@ -133,8 +133,8 @@ pub(crate) async fn make(arguments: &[&str]) -> Result<(Run, String)> {
     let folder = tempfile::tempdir()?;
     let (cargo, notes) = (folder.path().join("cargo"), folder.path().join("notes"));
     let script = format!(
-        "#!/bin/sh\necho \"$*\" >>{}\ncase \"$*\" in *'--package images -- '*) ;; *) exit 0 ;; esac\n\
-         while [ \"$1\" != -- ]; do shift; done\nshift\nexec {} \"$@\"\n",
+        "#!/bin/sh\necho \"$*\" >>'{}'\ncase \"$*\" in *'--package images -- '*) ;; *) exit 0 ;; esac\n\
+         while [ \"$1\" != -- ]; do shift; done\nshift\nexec '{}' \"$@\"\n",
         notes.display(),
         env!("CARGO_BIN_EXE_images")
     );
@@ -188,6 +188,43 @@ impl Line {
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::SeqCst)
     }
+}
+
+/// A line to a server on which a text, once that other one was sent, becomes another of the same length.
+pub(crate) async fn line_with_another(server: SocketAddr, after: &str, text: &str, other: &str) -> Result<SocketAddr> {
+    assert_eq!(text.len(), other.len());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?;
+    let (after, text, other) = (after.to_owned(), text.to_owned(), other.to_owned());
+    let begun = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (after, text, other, begun) = (after.clone(), text.clone(), other.clone(), begun.clone());
+            tokio::spawn(async move {
+                let server = TcpStream::connect(server).await?;
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+                let mut buffer = vec![0; 64 * 1024];
+                loop {
+                    let count = from_client.read(&mut buffer).await?;
+                    if count == 0 {
+                        return Ok::<_, anyhow::Error>(());
+                    }
+                    let part = &mut buffer[..count];
+                    let place = |text: &str, part: &[u8]| part.windows(text.len()).position(|w| w == text.as_bytes());
+                    if let (true, Some(at)) = (begun.load(Ordering::SeqCst), place(&text, part)) {
+                        part[at..at + other.len()].copy_from_slice(other.as_bytes());
+                    }
+                    if place(&after, part).is_some() {
+                        begun.store(true, Ordering::SeqCst);
+                    }
+                    to_server.write_all(part).await?;
+                }
+            });
+        }
+    });
+    Ok(addr)
 }
 
 async fn carry(client: TcpStream, server: SocketAddr, text: Vec<u8>, more: usize, cut: Arc<AtomicBool>) -> Result<()> {

@@ -383,6 +383,9 @@ fn the_chart_takes_values_and_refuses_wrong_ones() {
     }
     let mut over = over;
     over["kind"] = json!("EnvoyFilter");
+    let secret = helm::render(&over, "shop").unwrap_err();
+    assert!(secret.contains("knows no imagePullSecret"), "{secret}");
+    over["imagePullSecret"] = json!("");
     let filter = helm::render(&over, "shop").unwrap().remove(0);
     let remote = filter.pointer(&format!("{EXTENSION}/config/vm_config/code/remote")).unwrap();
     assert_eq!(remote["sha256"], *digest);
@@ -397,6 +400,17 @@ fn the_chart_takes_values_and_refuses_wrong_ones() {
     for wrong in [
         json!({ "registy": "x" }),
         json!({ "registry": "oci://x" }),
+        json!({ "registry": "a #b/c" }),
+        json!({ "registry": "r.example.com/x/" }),
+        json!({ "registry": "r.example.com" }),
+        json!({ "registry": "{{x}}/y" }),
+        json!({ "version": "1 #x" }),
+        json!({ "version": "latest" }),
+        json!({ "version": "1.2.3-rc-" }),
+        json!({ "gateway": null }),
+        json!({ "thresholds": { "namespace": "Not A NS" } }),
+        json!({ "thresholds": { "rules": [{ "bogus": 1 }] } }),
+        json!({ "trace_id": { "pluginConfig": { "sidecar": null } } }),
         json!({ "kind": "wasmplugin" }),
         json!({ "place": "ingress" }),
         json!({ "trace_id": { "sha256": "sha256:00" } }),

@@ -19,7 +19,7 @@ impl Fill for Expressions<'_> {
     }
 
     fn url(&self) -> String {
-        format!("oci://{{{{ $.Values.registry }}}}/{}:{{{{ $.Values.version }}}}", self.0.name)
+        format!("\"oci://{{{{ $.Values.registry }}}}/{}:{{{{ $.Values.version }}}}\"", self.0.name)
     }
 
     fn metadata(&self, kind: Kind) -> String {
@@ -142,7 +142,14 @@ fn template(filter: &Deployed) -> String {
             Kind::EnvoyFilter => envoy_filter(filter, &Expressions(filter)),
             Kind::WasmPlugin | Kind::TrafficExtension => extension(filter, kind, &Expressions(filter)),
         };
-        out.push_str(&format!("{{{{- if eq $.Values.kind \"{}\" }}}}\n---\n{written}", kind.name()));
+        out.push_str(&format!("{{{{- if eq $.Values.kind \"{}\" }}}}\n", kind.name()));
+        if kind == Kind::EnvoyFilter {
+            let why = "an EnvoyFilter knows no imagePullSecret: take another kind, or a registry that asks for nothing";
+            out.push_str(&format!(
+                "{{{{- if $.Values.imagePullSecret }}}}\n{{{{- fail \"{why}\" }}}}\n{{{{- end }}}}\n"
+            ));
+        }
+        out.push_str(&format!("---\n{written}"));
         if filter.asks() && kind != Kind::EnvoyFilter {
             let target = format!(
                 "{{{{- if eq $.Values.place \"waypoint\" }}}}\n{}{{{{- else }}}}\n{}{{{{- end }}}}\n",
@@ -264,21 +271,29 @@ fn schema(filters: &[Deployed]) -> Result<Value> {
     let object =
         |properties: Value| json!({ "type": "object", "additionalProperties": false, "properties": properties });
     let labels = json!({ "type": "object", "additionalProperties": { "type": "string", "maxLength": 63 } });
+    let namespace = json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+    // None at all would be all proxies of the namespace.
+    let mut some = labels.clone();
+    if let Some(some) = some.as_object_mut() {
+        some.insert("minProperties".into(), 1.into());
+    }
     let mut properties = json!({
-        "registry": { "type": "string", "minLength": 1, "pattern": "^[^:/]+(:[0-9]+)?(/[a-z0-9._/-]+)?$" },
-        "version": { "type": "string", "minLength": 1 },
+        "registry": { "type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$" },
+        "version": {
+            "type": "string", "maxLength": 63, "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+(-[A-Za-z0-9.-]*[A-Za-z0-9])?$",
+        },
         "imagePullSecret": { "type": "string", "maxLength": 253 },
         "kind": { "enum": Kind::ALL.map(Kind::name) },
         "place": { "enum": Place::ALL.map(Place::name) },
         "selector": labels,
-        "gateway": labels,
+        "gateway": some,
         "waypoint": { "type": "string", "minLength": 1, "maxLength": 253 },
-        "telemetry": object(json!({ "enabled": { "type": "boolean" }, "namespace": { "type": "string" } })),
+        "telemetry": object(json!({ "enabled": { "type": "boolean" }, "namespace": namespace })),
         "thresholds": object(json!({
             "enabled": { "type": "boolean" },
             "image": { "type": "string" },
-            "namespace": { "type": "string" },
-            "rules": { "type": "array" },
+            "namespace": namespace,
+            "rules": { "$ref": "#/definitions/circuit_breaker/properties/rules" },
         })),
         // What Helm itself hands over to a chart that is part of another.
         "global": { "type": "object" },
@@ -290,11 +305,16 @@ fn schema(filters: &[Deployed]) -> Result<Value> {
         let configuration = json!({ "$ref": within });
         let places: Map<String, Value> =
             Place::ALL.iter().map(|place| (place.name().to_owned(), configuration.clone())).collect();
+        // One of null would be refused by the filter.
+        let mut configurations = object(Value::Object(places));
+        if let Some(configurations) = configurations.as_object_mut() {
+            configurations.insert("required".into(), json!(Place::ALL.map(Place::name)));
+        }
         let properties = json!({
             "enabled": { "type": "boolean" },
             "sha256": { "type": "string", "pattern": "^([a-f0-9]{64})?$" },
             "failStrategy": { "enum": ["", "FAIL_OPEN", "FAIL_CLOSE", "FAIL_RELOAD"] },
-            "pluginConfig": object(Value::Object(places)),
+            "pluginConfig": configurations,
         });
         all.insert(filter.key.clone(), object(properties));
         let mut schema = filter.schema.clone();
@@ -308,6 +328,8 @@ fn schema(filters: &[Deployed]) -> Result<Value> {
     let whole = schema.as_object_mut().context("it is an object")?;
     whole.insert("$schema".into(), "http://json-schema.org/draft-07/schema#".into());
     whole.insert("title".into(), "Values of mesh-filters".into());
+    // What is set to null is gone.
+    whole.insert("required".into(), json!(["registry", "version", "kind", "place", "gateway", "waypoint"]));
     whole.insert("definitions".into(), Value::Object(definitions));
     Ok(schema)
 }

@@ -213,7 +213,7 @@ pub(crate) fn envoy_filter(filter: &Deployed, fill: &dyn Fill) -> String {
     out
 }
 
-/// Listeners which listeners a patch inserts.
+/// Which listeners a patch inserts into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listeners {
     /// What comes in to a sidecar, but for what comes through a tunnel.

@@ -41,7 +41,7 @@ const RATES: &str = "3s";
 #[tokio::main]
 async fn main() -> Result<()> {
     let path = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
-        [path] => PathBuf::from(path),
+        [path] if !path.starts_with('-') => PathBuf::from(path),
         _ => bail!("usage: dashboard <picture.svg>"),
     };
     let stage = Arc::new(Stage::start("8s").await?);
