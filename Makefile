@@ -31,7 +31,7 @@ $(eval $(call given,etcd,ETCD))
 $(eval $(call given,docker-registry,DOCKER_REGISTRY))
 servers := $(prometheus) $(nginx) $(etcd) $(docker-registry)
 
-.PHONY: help demo compose-up compose-test compose-down compose-images compose-programs test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests dashboard clean
+.PHONY: help demo compose-up compose-test compose-down compose-images compose-programs compose-checked test test-matrix fuzz lint fmt modules modules-plain test-plain sizes envoy prometheus prometheus-given nginx nginx-given etcd etcd-given docker-registry docker-registry-given images push push-checked verify registry-asked docs budgets bench soak w3c w3c-checkout wasm-target manifests dashboard clean
 
 # `push` before `manifests`, whatever -j says: one reads what the other made. Cargo works in parallel by itself.
 .NOTPARALLEL:
@@ -56,14 +56,17 @@ imaged := $(envoy) $(prometheus) $(nginx) $(docker-registry)
 compose := ENVOY_PROGRAM=$(envoy) NGINX_PROGRAM=$(firstword $(NGINX:%=%/nginx) $(nginx)) \
 	PROMETHEUS_PROGRAM=$(firstword $(PROMETHEUS:%=%/prometheus) $(prometheus)) \
 	REGISTRY_PROGRAM=$(firstword $(DOCKER_REGISTRY:%=%/docker-registry) $(docker-registry)) \
-	CARGO="$(CARGO)" MAKE="$(MAKE)" OFFLINE="$(OFFLINE)" FROM="$(FROM)" GRAFANA="$(GRAFANA)" test-harness/compose/compose
+	CARGO="$(CARGO)" OFFLINE="$(OFFLINE)" FROM="$(FROM)" GRAFANA="$(GRAFANA)" test-harness/compose/compose
 static = $(CARGO) rustc --quiet --locked --package $(1) --bin $(2) -- -C target-feature=+crt-static -C strip=debuginfo && \
 	install -D $(or $(CARGO_TARGET_DIR),target)/debug/$(2) target/compose/bin/$(2)
 
-compose-up: modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start all of it in containers, and print what to try
+compose-checked:
+	@$(compose) check
+
+compose-up: compose-checked modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start all of it in containers, and print what to try
 	@$(compose) up
 
-compose-test: modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start what is not up, and run the end-to-end cases against it; options as above
+compose-test: compose-checked modules compose-programs $(if $(OFFLINE),$(imaged)) ## Start what is not up, and run the end-to-end cases against it; options as above
 	@$(compose) test
 
 compose-down: ## Remove its containers, networks and volumes

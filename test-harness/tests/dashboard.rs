@@ -106,7 +106,7 @@ async fn every_query_returns_data(stage: &Stage) -> Result<()> {
     }
     assert!(failed.is_empty(), "{} without data:\n{}", failed.len(), failed.join("\n"));
 
-    // No name stands in an expression only where another has the data.
+    // Of what is not from the filters' lists, no name stands in an expression only where another has the data.
     let known = |name: &str| {
         Suite::metrics().iter().any(|metric| match metric.kind {
             MetricKind::Histogram => {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
+use test_harness::dashboard::{Dashboard, filled};
 use test_harness::{H2, Request, Response, Stack, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -310,6 +311,51 @@ async fn prometheus_has_the_metrics_and_the_rules() -> Result<()> {
         prometheus.above(r#"route:meshfilter_request_duration_seconds:p95_rate5m{route="everything"}"#, 0.0).await?;
         let rules = prometheus.rules().await?;
         ensure!(rules > 20, "only {rules} rules");
+        Ok(())
+    };
+    tokio::select! {
+        done = asks => done,
+        error = load => Err(error),
+    }
+}
+
+/// Panels of what is not in this stack: TCP, streams, a filter at the chain's other end.
+const NOT_HERE: [&str; 4] =
+    ["TCP connections", "The filters' own cost", "How long streams lived", "How long TCP connections lived"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_other_panel_of_the_dashboard_shows_something() -> Result<()> {
+    let (mut stack, _turn) = stack().await?;
+    // It opens soon, again and again.
+    stack.set_thresholds(breaks("shown", "300ms"))?;
+    let prometheus = stack.prometheus().await?;
+    let load = async {
+        loop {
+            let mail = Request::get("/users/ann@example.com?token=abc").header("traceparent", "nonsense");
+            let (sick, cut) = (Request::get("/sick"), Request::get("/cut").header("x-reply", "reset"));
+            for request in [mail, sick.header("x-reply", "status=500"), cut, Request::post("/", "text")] {
+                if let Err(error) = stack.send(&request).await {
+                    return error;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let asks = async {
+        let dashboard = Dashboard::read()?;
+        let mut empty = Vec::new();
+        for panel in dashboard.panels() {
+            for (expression, _) in &panel.queries {
+                if NOT_HERE.contains(&panel.title.as_str()) {
+                    continue;
+                }
+                // Where nothing is chosen, and over several scrapes, however long one takes.
+                let filled = filled(expression, &dashboard.all(), "30s")?;
+                let shows = prometheus.above(&filled, f64::NEG_INFINITY).await;
+                empty.extend(shows.err().map(|error| format!("{}: {error:#}", panel.title)));
+            }
+        }
+        ensure!(empty.is_empty(), "{}", empty.join("\n"));
         Ok(())
     };
     tokio::select! {

@@ -15,9 +15,6 @@ use suite::Suite;
 
 use crate::docs;
 
-/// What is in no panel, each with the reason.
-const LEFT_OUT: [(&str, &str); 0] = [];
-
 /// How wide the page is, and how high a panel.
 const COLUMNS: u32 = 24;
 const HEIGHT: u32 = 8;
@@ -28,7 +25,7 @@ pub(crate) fn page() -> Result<(PathBuf, String)> {
     let recorded = rules.lines().filter_map(|line| Some(line.trim().strip_prefix("- record: ")?.to_owned())).collect();
     let names = Names { metrics: Suite::metrics(), recorded };
     let rows = rows();
-    names.check(&rows, &LEFT_OUT)?;
+    names.check(&rows)?;
     let json = serde_json::to_string_pretty(&dashboard(&rows, &names)?)?;
     Ok((docs::root()?.join("examples/grafana/mesh-filters.json"), format!("{json}\n")))
 }
@@ -561,7 +558,7 @@ fn health() -> Row {
             "The old one goes on. The proxy's log says at which field, and what would be right. Of listeners, and of filters \
              that are delivered on their own (a proxy's extension_config_discovery, where its statistics are kept).",
             [
-                query("listeners", grew("envoy_listener_manager_lds_update_rejected")),
+                query("listeners", format!("{} or vector(0)", grew("envoy_listener_manager_lds_update_rejected"))),
                 query(
                     "{{plugin}}",
                     format!("{} or vector(0)", of_plugins("envoy_extension_config_discovery_http_filter_", "_update_rejected")),
@@ -603,8 +600,8 @@ struct Names {
 }
 
 impl Names {
-    /// Whether all that expressions name is there, and all metrics are in an expression or left out by intention.
-    fn check(&self, rows: &[Row], left_out: &[(&str, &str)]) -> Result<()> {
+    /// Whether all that expressions name is there, and all metrics are in an expression.
+    fn check(&self, rows: &[Row]) -> Result<()> {
         let panels = || rows.iter().flat_map(|row| &row.panels);
         let mut named = Vec::new();
         for panel in panels() {
@@ -617,9 +614,7 @@ impl Names {
         }
         let shown = |metric: &Metric| named.iter().any(|name| self.metric(name).is_some_and(|m| m.name == metric.name));
         for metric in &self.metrics {
-            let left_out = left_out.iter().any(|(name, _)| *name == metric.name);
-            ensure!(shown(metric) || left_out, "`{}` is in no panel, and not among those left out", metric.name);
-            ensure!(!(shown(metric) && left_out), "`{}` is in a panel, and among those left out", metric.name);
+            ensure!(shown(metric), "`{}` is in no panel", metric.name);
         }
         let mut titles: Vec<&str> = panels().map(|panel| panel.title).collect();
         titles.sort_unstable();
@@ -860,26 +855,24 @@ mod tests {
         Metric { kind: MetricKind::Counter, name: "meshfilter_a_total", help: "", labels: &["cluster"] };
     static TIMES: Metric = Metric { kind: MetricKind::Histogram, name: "meshfilter_b", help: "", labels: &[] };
 
-    fn said(names: &Names, rows: &[Row], left_out: &[(&str, &str)]) -> String {
-        names.check(rows, left_out).unwrap_err().to_string()
+    fn said(names: &Names, rows: &[Row]) -> String {
+        names.check(rows).unwrap_err().to_string()
     }
 
     #[test]
     fn no_name_is_unknown_and_no_metric_forgotten() {
         let names = Names { metrics: vec![&COUNTER, &TIMES], recorded: vec!["x:meshfilter_a:rate".into()] };
         let both = "meshfilter_a_total{@} + meshfilter_b_sum{@} + x:meshfilter_a:rate{@,a=\"meshfilter_c\"}";
-        names.check(&row(both, 24), &[]).unwrap();
-        assert!(said(&names, &row(both, 23), &[]).contains("not 24 columns"));
-        assert!(said(&names, &row("meshfilter_a_total", 24), &[]).contains("`meshfilter_b` is in no panel"));
-        names.check(&row("meshfilter_a_total", 24), &[("meshfilter_b", "for a reason")]).unwrap();
-        assert!(said(&names, &row(both, 24), &[("meshfilter_b", "for a reason")]).contains("among those left out"));
+        names.check(&row(both, 24)).unwrap();
+        assert!(said(&names, &row(both, 23)).contains("not 24 columns"));
+        assert!(said(&names, &row("meshfilter_a_total", 24)).contains("`meshfilter_b` is in no panel"));
         // A histogram is no series itself, and a counter has no buckets.
         for wrong in ["meshfilter_b", "meshfilter_a_total_sum", "meshfilter_c", "y:meshfilter_a:rate"] {
-            let said = said(&names, &row(wrong, 24), &[]);
+            let said = said(&names, &row(wrong, 24));
             assert!(said.contains(&format!("there is no `{wrong}`")), "{said}");
         }
         let twice: Vec<Row> = row(both, 24).into_iter().chain(row(both, 24)).collect();
-        assert!(said(&names, &twice, &[]).contains("two panels"));
+        assert!(said(&names, &twice).contains("two panels"));
     }
 
     #[test]

@@ -130,10 +130,18 @@ fn line(name: &str, size: usize, budget: usize) -> String {
     format!("dist/{name}.wasm  {:>9} of {:>9}", kb(size), kb(budget))
 }
 
-/// Each in a build of its own, so that no other crate's features reach it.
+/// Each in a build of its own, so that no other crate's features reach it; in a folder for each set of flags, since cargo
+/// would begin anew whenever they change.
 fn compile(root: &Path, target: &Path, name: &str, wide: bool) -> Result<PathBuf> {
+    let target = match (wide, TERSE.contains(&name)) {
+        (true, _) => target.join("wide"),
+        (false, true) => target.join("terse"),
+        (false, false) => target.to_path_buf(),
+    };
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--features", "module", "-p", name])
+        .arg("--target-dir")
+        .arg(&target)
         .current_dir(root)
         // The same bytes wherever the project lies.
         .env("CARGO_ENCODED_RUSTFLAGS", flags(root, name, wide))

@@ -21,7 +21,6 @@ mod npm_token;
 mod phone;
 mod private_key;
 mod pypi_token;
-
 mod slack_token;
 mod stripe_key;
 mod us_ssn;
